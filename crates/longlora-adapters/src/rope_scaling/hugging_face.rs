@@ -1,0 +1,303 @@
+//! Hugging Face's spelling of RoPE, in and out.
+//!
+//! | transformers | dictionary | base | pre-trained context of longrope |
+//! | --- | --- | --- | --- |
+//! | up to 4.57 | `rope_scaling` | beside it | beside it, `original_max_position_embeddings` |
+//! | from 5 | `rope_parameters` | `rope_theta` in it | in it, or beside it |
+
+use serde_json::{Map, Value, json};
+
+use super::{ORIGINAL, RopeConfig, RopeError, RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW};
+
+/// What a dictionary without a type may hold and still mean plain RoPE, as transformers 5 takes it.
+const NOT_OF_A_SCALING: [&str; 4] = ["rope_type", "type", "rope_theta", ORIGINAL];
+/// LLaMA's base, where a config names none.
+const DEFAULT_THETA: f64 = 10_000.0;
+
+impl RopeConfig {
+    /// Reads what `config.json` says about RoPE, in the spelling of transformers 4 or 5.
+    ///
+    /// `head_dim` is the caller's, because configs often leave it to be computed. A base that the
+    /// config does not name is LLaMA's 10,000. Nothing is checked but types: call
+    /// [`RopeConfig::validate`].
+    ///
+    /// # Errors
+    /// [`RopeError`], as [`RopeScaling::from_hugging_face`] has it, also for
+    /// `max_position_embeddings` and `rope_theta`.
+    pub fn from_hugging_face(
+        head_dim: usize,
+        config: &Map<String, Value>,
+    ) -> Result<Self, RopeError> {
+        let top = Fields { kind: "default", fields: config };
+        let max_position_embeddings = top.tokens("max_position_embeddings")?;
+        let present = |key| config.get(key).filter(|value| !value.is_null());
+        let mut scaling = present("rope_parameters").or(present("rope_scaling")).cloned();
+
+        let mut theta = top.optional_number("rope_theta")?;
+        if let Some(Value::Object(fields)) = &mut scaling {
+            theta = Fields { kind: "default", fields }.optional_number("rope_theta")?.or(theta);
+            // Phi-3 has it beside the dictionary; transformers 5 lets that one win for every type.
+            if let Some(original) = present(ORIGINAL) {
+                fields.insert(ORIGINAL.to_owned(), original.clone());
+            }
+        }
+        Ok(Self {
+            head_dim,
+            theta: theta.unwrap_or(DEFAULT_THETA),
+            max_position_embeddings,
+            scaling: RopeScaling::from_hugging_face(scaling.as_ref(), max_position_embeddings)?,
+        })
+    }
+
+    /// `rope_theta` and `rope_scaling` for `config.json`, as transformers 4.57 reads them; it fills
+    /// in nothing itself.
+    ///
+    /// ntk has no type there and needs none: it is the changed base. The factor on cos and sin of
+    /// longrope is written out, because 4.57 derives it from `max_position_embeddings` and 5 from
+    /// `factor`. [`RopeConfig::write_hugging_face`] adds what has to stand beside them.
+    pub fn to_hugging_face(&self) -> (f64, Option<Value>) {
+        let theta = match self.scaling {
+            RopeScaling::Ntk { factor } => self.stretched_theta(factor),
+            _ => self.theta,
+        };
+        let scaling = self.scaling.to_hugging_face().map(|mut scaling| {
+            if let RopeScaling::LongRope {
+                factor,
+                original_max_position_embeddings: original,
+                attention_factor: None,
+                ..
+            } = self.scaling
+            {
+                scaling["attention_factor"] =
+                    self.longrope_attention_factor(factor, original).into();
+            }
+            scaling
+        });
+        (theta, scaling)
+    }
+
+    /// Writes into `config.json` all that transformers needs to compute these very frequencies.
+    ///
+    /// Besides [`RopeConfig::to_hugging_face`] that is `max_position_embeddings`, which for dynamic
+    /// has to be the pre-trained length (transformers starts to stretch there), and for longrope
+    /// `original_max_position_embeddings`.
+    pub fn write_hugging_face(&self, config: &mut Map<String, Value>) {
+        let (theta, scaling) = self.to_hugging_face();
+        let max_position_embeddings = match self.scaling {
+            RopeScaling::Dynamic { .. } => self.original_context(),
+            _ => self.max_position_embeddings,
+        };
+        for key in ["rope_parameters", ORIGINAL] {
+            config.remove(key);
+        }
+        config.insert("rope_theta".to_owned(), theta.into());
+        config.insert("rope_scaling".to_owned(), scaling.into());
+        config.insert("max_position_embeddings".to_owned(), max_position_embeddings.into());
+        if let RopeScaling::LongRope { original_max_position_embeddings, .. } = self.scaling {
+            config.insert(ORIGINAL.to_owned(), original_max_position_embeddings.into());
+        }
+    }
+}
+
+impl RopeScaling {
+    /// Reads Hugging Face's `rope_scaling` or `rope_parameters` dictionary.
+    ///
+    /// - The type stands under `rope_type` or, in older files, `type`. Null, no dictionary and
+    ///   `default` are plain RoPE; `su` is longrope's first name.
+    /// - Fields that a type does not have are passed over, as transformers does with a warning. So
+    ///   is dynamic's `original_max_position_embeddings`: transformers accepts it, but anchors the
+    ///   stretch at `max_position_embeddings` all the same.
+    /// - yarn and longrope without `original_max_position_embeddings` take
+    ///   `max_position_embeddings` for it. Phi-3 has that field beside the dictionary;
+    ///   [`RopeConfig::from_hugging_face`] looks there.
+    ///
+    /// # Errors
+    /// [`RopeError::UnknownKind`], [`RopeError::MissingKind`], [`RopeError::TwoKinds`],
+    /// [`RopeError::NotADictionary`], and [`RopeError::MissingField`] or [`RopeError::IllTyped`],
+    /// which name the field.
+    pub fn from_hugging_face(
+        value: Option<&Value>,
+        max_position_embeddings: usize,
+    ) -> Result<Self, RopeError> {
+        let fields = match value {
+            None | Some(Value::Null) => return Ok(Self::None),
+            Some(Value::Object(fields)) => fields,
+            Some(value) => return Err(RopeError::NotADictionary { value: value.clone() }),
+        };
+        let Some(kind) = rope_type(fields)? else { return Ok(Self::None) };
+        let read = Fields { kind, fields };
+        let original = || Ok(read.optional_tokens(ORIGINAL)?.unwrap_or(max_position_embeddings));
+        Ok(match kind {
+            "linear" => Self::Linear { factor: read.number("factor")? },
+            "dynamic" => Self::Dynamic { factor: read.number("factor")?, original: None },
+            "yarn" => Self::Yarn {
+                factor: read.number("factor")?,
+                original_max_position_embeddings: original()?,
+                beta_fast: read.optional_number("beta_fast")?.unwrap_or(YARN_BETA_FAST),
+                beta_slow: read.optional_number("beta_slow")?.unwrap_or(YARN_BETA_SLOW),
+                attention_factor: read.optional_number("attention_factor")?,
+                mscale: read.optional_number("mscale")?,
+                mscale_all_dim: read.optional_number("mscale_all_dim")?,
+                truncate: read.optional_bool("truncate")?.unwrap_or(true),
+            },
+            "longrope" => Self::LongRope {
+                short_factor: read.numbers("short_factor")?,
+                long_factor: read.numbers("long_factor")?,
+                factor: read.optional_number("factor")?,
+                original_max_position_embeddings: original()?,
+                attention_factor: read.optional_number("attention_factor")?,
+            },
+            "llama3" => Self::Llama3 {
+                factor: read.number("factor")?,
+                low_freq_factor: read.number("low_freq_factor")?,
+                high_freq_factor: read.number("high_freq_factor")?,
+                original_max_position_embeddings: read.tokens(ORIGINAL)?,
+            },
+            _ => Self::None,
+        })
+    }
+
+    /// The dictionary that transformers 4.57 reads, complete with every default.
+    ///
+    /// `None` is plain RoPE. So is ntk here, whose whole effect is a changed base; and dynamic and
+    /// longrope lean on fields beside the dictionary. [`RopeConfig::write_hugging_face`] takes care
+    /// of all three.
+    pub fn to_hugging_face(&self) -> Option<Value> {
+        let mut value = match self {
+            Self::None | Self::Ntk { .. } => return None,
+            Self::Linear { factor } => json!({ "factor": factor }),
+            Self::Dynamic { factor, original: _ } => json!({ "factor": factor }),
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                mscale,
+                mscale_all_dim,
+                truncate,
+            } => json!({
+                "factor": factor,
+                ORIGINAL: original_max_position_embeddings,
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
+                "attention_factor": attention_factor,
+                "mscale": mscale,
+                "mscale_all_dim": mscale_all_dim,
+                "truncate": truncate,
+            }),
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => json!({
+                "short_factor": short_factor,
+                "long_factor": long_factor,
+                "factor": factor,
+                ORIGINAL: original_max_position_embeddings,
+                "attention_factor": attention_factor,
+            }),
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => json!({
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                ORIGINAL: original_max_position_embeddings,
+            }),
+        };
+        if let Value::Object(fields) = &mut value {
+            fields.retain(|_, value| !value.is_null());
+        }
+        value["rope_type"] = self.name().into();
+        Some(value)
+    }
+}
+
+/// The type that a dictionary names, in one spelling; `None` where it only carries a base.
+fn rope_type(fields: &Map<String, Value>) -> Result<Option<&'static str>, RopeError> {
+    const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "yarn", "longrope", "llama3"];
+    let read = Fields { kind: "default", fields };
+    let canonical = |name: &str| {
+        let name = if name == "su" { "longrope" } else { name };
+        KNOWN.into_iter().find(|known| *known == name).ok_or_else(|| RopeError::UnknownKind {
+            kind: name.to_owned(),
+            known: KNOWN.join(", "),
+        })
+    };
+    match (read.optional_text("rope_type")?, read.optional_text("type")?) {
+        (Some(rope_type), Some(legacy)) if canonical(rope_type)? != canonical(legacy)? => {
+            Err(RopeError::TwoKinds { rope_type: rope_type.to_owned(), legacy: legacy.to_owned() })
+        }
+        (Some(name), _) | (None, Some(name)) => canonical(name).map(Some),
+        (None, None) if fields.keys().all(|key| NOT_OF_A_SCALING.contains(&key.as_str())) => {
+            Ok(None)
+        }
+        (None, None) => Err(RopeError::MissingKind { known: KNOWN.join(", ") }),
+    }
+}
+
+/// A dictionary of the scaling `kind`, read field by field. Null is as good as absent.
+struct Fields<'a> {
+    kind: &'static str,
+    fields: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn optional<T>(
+        &self,
+        field: &'static str,
+        wanted: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, RopeError> {
+        match self.fields.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match read(value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(RopeError::IllTyped { field, value: value.clone(), wanted }),
+            },
+        }
+    }
+
+    fn required<T>(&self, field: &'static str, value: Option<T>) -> Result<T, RopeError> {
+        value.ok_or(RopeError::MissingField { kind: self.kind, field })
+    }
+
+    fn optional_text(&self, field: &'static str) -> Result<Option<&'a str>, RopeError> {
+        self.optional(field, "a string", Value::as_str)
+    }
+
+    fn optional_bool(&self, field: &'static str) -> Result<Option<bool>, RopeError> {
+        self.optional(field, "true or false", Value::as_bool)
+    }
+
+    fn optional_number(&self, field: &'static str) -> Result<Option<f64>, RopeError> {
+        self.optional(field, "a number", Value::as_f64)
+    }
+
+    fn number(&self, field: &'static str) -> Result<f64, RopeError> {
+        self.required(field, self.optional_number(field)?)
+    }
+
+    fn optional_tokens(&self, field: &'static str) -> Result<Option<usize>, RopeError> {
+        self.optional(field, "a whole number of tokens", |value| {
+            usize::try_from(value.as_u64()?).ok()
+        })
+    }
+
+    fn tokens(&self, field: &'static str) -> Result<usize, RopeError> {
+        self.required(field, self.optional_tokens(field)?)
+    }
+
+    fn numbers(&self, field: &'static str) -> Result<Vec<f64>, RopeError> {
+        let numbers = self.optional(field, "a list of numbers", |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        })?;
+        self.required(field, numbers)
+    }
+}

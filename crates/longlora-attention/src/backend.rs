@@ -1,0 +1,56 @@
+//! Attention as an operation of a backend.
+
+use std::sync::Arc;
+
+use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
+
+use crate::segments::Segments;
+use crate::tiled;
+
+/// The forward. Its default body is plain tensor operations that run anywhere; a backend may do better.
+#[backend_extension(Autodiff, Flex)]
+pub(crate) trait AttentionBackend: Backend {
+    /// `out`: shaped like `q`; `lse`: `[batch, heads, seq, 1]`, natural log, always f32: the backward subtracts it.
+    fn segment_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Arc<Segments>,
+        softmax_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        tiled::forward::<Self>(&Qkv { q, k, v }, &segments, softmax_scale)
+    }
+}
+
+/// The backward, of a backend that computes; the autodiff decorator has none, as there are no second derivatives.
+pub(crate) trait AttentionGradient: AttentionBackend {
+    /// `dq`, `dk`, `dv` from the inputs, what the forward returned, and the gradient of its output.
+    fn segment_attention_backward(
+        qkv: &Qkv<Self>,
+        saved: &Saved<Self>,
+        d_out: FloatTensor<Self>,
+        segments: &Segments,
+        softmax_scale: f32,
+    ) -> Qkv<Self> {
+        tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale)
+    }
+}
+
+/// Queries, keys and values, or their gradients.
+///
+/// `q`: `[batch, heads, seq, head_dim]`; `k`, `v`: `[batch, kv_heads, seq, head_dim]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Qkv<B: Backend> {
+    pub(crate) q: FloatTensor<B>,
+    pub(crate) k: FloatTensor<B>,
+    pub(crate) v: FloatTensor<B>,
+}
+
+/// What the forward keeps for the backward.
+///
+/// `out`: `[batch, heads, seq, head_dim]`; `lse`: `[batch, heads, seq, 1]`, f32.
+#[derive(Debug, Clone)]
+pub(crate) struct Saved<B: Backend> {
+    pub(crate) out: FloatTensor<B>,
+    pub(crate) lse: FloatTensor<B>,
+}

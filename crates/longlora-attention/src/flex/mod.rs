@@ -1,0 +1,75 @@
+//! The CPU kernel: tiles that stay in cache, SIMD chosen at run time, work split over rows, heads and spans.
+//!
+//! FlashAttention-2 (arXiv:2307.08691): a tile of queries walks over the tiles of its visible keys with a running
+//! maximum and sum. Key tiles that are fully hidden are never computed; keys and values are not copied per query head.
+
+mod exp;
+mod gemm;
+mod forward;
+mod gradient;
+mod problem;
+
+use std::sync::Arc;
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::Flex;
+use burn::tensor::{DType, TensorData};
+
+use crate::backend::{AttentionBackend, AttentionGradient, Qkv, Saved};
+use crate::segments::Segments;
+use crate::tiled;
+
+use problem::Problem;
+
+impl AttentionBackend for Flex {
+    fn segment_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Arc<Segments>,
+        softmax_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let qkv = Qkv::<Self> { q, k, v };
+        if qkv.q.dtype() != DType::F32 {
+            return tiled::forward::<Self>(&qkv, &segments, softmax_scale);
+        }
+        let problem = Problem::new(&qkv, &segments, softmax_scale);
+        let [q, k, v] = [&qkv.q, &qkv.k, &qkv.v].map(FloatTensor::<Self>::to_contiguous);
+        let (out, lse) = forward::forward(&problem, floats(&q), floats(&k), floats(&v));
+        (tensor(out, problem.q_shape()), tensor(lse, problem.lse_shape()))
+    }
+}
+
+impl AttentionGradient for Flex {
+    fn segment_attention_backward(
+        qkv: &Qkv<Self>,
+        saved: &Saved<Self>,
+        d_out: FloatTensor<Self>,
+        segments: &Segments,
+        softmax_scale: f32,
+    ) -> Qkv<Self> {
+        if qkv.q.dtype() != DType::F32 {
+            return tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale);
+        }
+        let problem = Problem::new(qkv, segments, softmax_scale);
+        let inputs = [&qkv.q, &qkv.k, &qkv.v, &saved.out, &saved.lse, &d_out];
+        let inputs = inputs.map(FloatTensor::<Self>::to_contiguous);
+        let [q, k, v, out, lse, d_out] = inputs.each_ref().map(floats);
+        let inputs = gradient::Inputs { q, k, v, out, lse, d_out };
+        let (dq, dk, dv) = gradient::gradient(&problem, &inputs);
+        Qkv {
+            q: tensor(dq, problem.q_shape()),
+            k: tensor(dk, problem.k_shape()),
+            v: tensor(dv, problem.k_shape()),
+        }
+    }
+}
+
+fn floats(x: &FloatTensor<Flex>) -> &[f32] {
+    x.as_slice().expect("the tensor was made contiguous and is f32")
+}
+
+fn tensor(data: Vec<f32>, shape: [usize; 4]) -> FloatTensor<Flex> {
+    Flex::float_from_data(TensorData::new(data, shape), &Default::default())
+}

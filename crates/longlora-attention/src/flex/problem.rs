@@ -1,0 +1,95 @@
+//! What is asked of the kernel: sizes, and the pieces that can be computed apart.
+
+use std::ops::Range;
+
+use burn::backend::{Flex, TensorMetadata};
+
+use crate::backend::Qkv;
+use crate::segments::Segments;
+
+/// Sizes and segments of one call.
+pub(super) struct Problem<'a> {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) seq: usize,
+    pub(super) head_dim: usize,
+    pub(super) softmax_scale: f32,
+    pub(super) segments: &'a Segments,
+}
+
+/// One span of one query head of one row.
+#[derive(Clone)]
+pub(super) struct Piece {
+    pub(super) row: usize,
+    pub(super) head: usize,
+    pub(super) span: Range<usize>,
+}
+
+impl<'a> Problem<'a> {
+    pub(super) fn new(qkv: &Qkv<Flex>, segments: &'a Segments, softmax_scale: f32) -> Self {
+        let [batch, heads, seq, head_dim] = qkv.q.shape().dims();
+        let [_, kv_heads, _, _] = qkv.k.shape().dims();
+        Self { batch, heads, kv_heads, seq, head_dim, softmax_scale, segments }
+    }
+
+    pub(super) fn q_shape(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.seq, self.head_dim]
+    }
+
+    pub(super) fn k_shape(&self) -> [usize; 4] {
+        [self.batch, self.kv_heads, self.seq, self.head_dim]
+    }
+
+    pub(super) fn lse_shape(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.seq, 1]
+    }
+
+    /// Every span of every head and row.
+    pub(super) fn pieces(&self) -> Vec<Piece> {
+        let rows_and_heads =
+            (0..self.batch).flat_map(|row| (0..self.heads).map(move |head| (row, head)));
+        let pieces = rows_and_heads.flat_map(|(row, head)| {
+            let spans = self.segments.spans(row, head, self.heads).iter().cloned();
+            spans.map(move |span| Piece { row, head, span })
+        });
+        pieces.collect()
+    }
+
+    /// Where positions of a query head lie in a query-shaped array.
+    pub(super) fn query_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
+        let start = (piece.row * self.heads + piece.head) * self.seq;
+        (start + positions.start) * self.head_dim..(start + positions.end) * self.head_dim
+    }
+
+    /// Where positions of a query head lie in an array with one number per query.
+    pub(super) fn lse_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
+        let start = (piece.row * self.heads + piece.head) * self.seq;
+        start + positions.start..start + positions.end
+    }
+
+    /// Where positions of the key head that a query head shares lie in a key-shaped array.
+    pub(super) fn key_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
+        let kv_head = piece.head / (self.heads / self.kv_heads);
+        let start = (piece.row * self.kv_heads + kv_head) * self.seq;
+        (start + positions.start) * self.head_dim..(start + positions.end) * self.head_dim
+    }
+
+    /// The keys of a tile starting at `first_key` that the query at `query` sees, counted from `first_key`.
+    pub(super) fn visible(
+        &self,
+        piece: &Piece,
+        query: usize,
+        keys: &Range<usize>,
+    ) -> Range<usize> {
+        let first = self.segments.first_visible(query, piece.span.start).max(keys.start);
+        let end = keys.end.min(query + 1);
+        first.min(end) - keys.start..end.max(first.min(end)) - keys.start
+    }
+}
+
+/// The tiles of `size` that a range is cut into.
+pub(super) fn tiles(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(size).map(move |start| start..end.min(start + size))
+}

@@ -1,0 +1,30 @@
+//! Shifted sparse attention (S²-Attn, LongLoRA, arXiv:2309.12307) as one differentiable operation on burn tensors.
+//!
+//! Training attends inside groups of tokens; half of the heads have their groups moved by half a group, so that
+//! information crosses the borders. Nothing wraps around: no token ever sees a later one.
+//!
+//! ```text
+//!              position ->  0 1 2 3 4 5 6 7 8 9 . . . . . .
+//! heads 0 .. heads/2        [ group 0 ][ group 1 ][ group 2 ][ group 3 ]
+//! heads heads/2 .. heads    [half][ group   ][ group   ][ group   ][half]
+//! ```
+//!
+//! A [`AttentionPattern`] is what is asked for; [`AttentionPattern::plan`] turns it, with the lengths and document
+//! starts of a batch, into [`Segments`]: the spans of positions inside which attention is causal. Full attention,
+//! shifted groups, packed documents and ragged tails are all segments, so there is one operation, [`attention`], and
+//! one meaning, spelled out in [`reference::attention`].
+
+mod pattern;
+mod layout;
+mod segments;
+mod op;
+mod backend;
+mod backward;
+mod tiled;
+mod flex;
+pub mod reference;
+
+pub use layout::{Layout, Row};
+pub use op::attention;
+pub use pattern::{AttentionPattern, GroupSize, PatternError, Shift};
+pub use segments::{AttentionPlan, Segments, Spans};

@@ -1,0 +1,67 @@
+//! The operation on tensors.
+
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Tensor, assert_shape};
+
+use crate::backend::AttentionBackend;
+use crate::segments::Segments;
+
+/// Causal attention inside segments, differentiable in `q`, `k` and `v`.
+///
+/// Forward keeps the output and one log-sum-exp per query; backward recomputes the scores tile by tile
+/// (FlashAttention-2, arXiv:2307.08691, alg. 1 and 2), so no `seq × seq` matrix is ever held. Query heads share key and
+/// value heads in groups of `heads / kv_heads` (GQA, arXiv:2305.13245) without a copy.
+///
+/// # Shapes
+/// - `q`, result: `[batch, heads, seq, head_dim]`
+/// - `k`, `v`: `[batch, kv_heads, seq, head_dim]`, `heads` a multiple of `kv_heads`
+///
+/// # Panics
+/// If a shape does not fit the others or the segments.
+///
+/// # Example
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use longlora_attention::{AttentionPattern, Layout, attention};
+///
+/// let device = Device::flex();
+/// let [batch, heads, kv_heads, seq, head_dim] = [1, 4, 2, 32, 8];
+/// let q = Tensor::<4>::random([batch, heads, seq, head_dim], Distribution::Default, &device);
+/// let k = Tensor::<4>::random([batch, kv_heads, seq, head_dim], Distribution::Default, &device);
+/// let plan = AttentionPattern::LONGLORA.plan(&Layout::dense(batch, seq));
+///
+/// let out = attention(q.clone(), k.clone(), k, plan.layer(0), 1.0 / (head_dim as f32).sqrt());
+/// assert_eq!(out.dims(), q.dims());
+/// ```
+pub fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    segments: &Arc<Segments>,
+    softmax_scale: f32,
+) -> Tensor<4> {
+    let [batch, heads, seq, head_dim] = q.dims();
+    let kv_heads = k.dims()[1];
+    assert_shape!(k, [batch, kv_heads, seq, head_dim]);
+    assert_shape!(v, [batch, kv_heads, seq, head_dim]);
+    assert!(
+        kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "needs whole groups of query heads, got {heads} heads for {kv_heads} kv heads"
+    );
+    assert!(
+        segments.rows.len() == batch && segments.seq == seq,
+        "needs segments of {batch} rows of {seq} tokens, got {} of {}",
+        segments.rows.len(),
+        segments.seq
+    );
+    let (out, _lse) = Dispatch::segment_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        segments.clone(),
+        softmax_scale,
+    );
+    Tensor::from_dispatch(out)
+}

@@ -1,0 +1,148 @@
+//! Which tokens may see which: what a user asks for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+use crate::segments::{AttentionPlan, Segments};
+
+/// Who attends to whom. Every pattern is causal, and none crosses the border of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum AttentionPattern {
+    /// Every token sees all earlier ones of its document.
+    Full,
+    /// S²-Attn: attention inside groups, some of them shifted by half a group.
+    Shifted {
+        /// Tokens per group; LongLoRA trains with a quarter of the context.
+        group_size: GroupSize,
+        /// Which groups are shifted; LongLoRA shifts half of the heads.
+        shift: Shift,
+    },
+    /// Every token sees itself and the `window - 1` tokens before it (Mistral, arXiv:2310.06825).
+    SlidingWindow {
+        /// Tokens seen, the token itself included.
+        window: usize,
+    },
+}
+
+/// Tokens per group.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupSize {
+    /// This share of the row's length, in (0, 1]; the paper's is 0.25. The cost per token grows with the length.
+    Ratio(f64),
+    /// So many tokens, whatever the length: the cost per token is flat in the context length.
+    Tokens(usize),
+}
+
+/// Which groups are moved by half a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shift {
+    /// In every layer, the second half of the query heads (the paper).
+    HalfHeads,
+    /// In every second layer, all heads (the paper's ablation; worse when inference attends in full).
+    AlternateLayers,
+}
+
+/// Why a pattern cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+pub enum PatternError {
+    /// The ratio is not a share.
+    #[error("group ratio `{ratio}` is not in (0, 1]; LongLoRA uses 0.25")]
+    Ratio {
+        /// What was asked for.
+        ratio: f64,
+    },
+    /// Half a group must be whole tokens.
+    #[error("group size `{tokens}` is not an even number of at least 2 tokens, so it cannot be shifted by half")]
+    OddGroup {
+        /// What was asked for.
+        tokens: usize,
+    },
+    /// The group holds the whole context, so that nothing would be sparse.
+    #[error(
+        "group size `{tokens}` does not divide a context of `{context_length}` tokens into several groups; \
+         choose one below it, or full attention"
+    )]
+    OneGroup {
+        /// What was asked for.
+        tokens: usize,
+        /// Tokens of the context.
+        context_length: usize,
+    },
+    /// A window of zero tokens sees nothing.
+    #[error("a sliding window of `0` tokens sees nothing; use at least 1")]
+    EmptyWindow,
+}
+
+impl AttentionPattern {
+    /// The paper's pattern: groups of a quarter of the context, half of the heads shifted.
+    pub const LONGLORA: Self =
+        Self::Shifted { group_size: GroupSize::Ratio(0.25), shift: Shift::HalfHeads };
+
+    /// Checks the numbers against a training context.
+    ///
+    /// # Errors
+    /// [`PatternError`], if the pattern could not do what it says at `context_length` tokens.
+    pub fn validate(&self, context_length: usize) -> Result<(), PatternError> {
+        match *self {
+            Self::Full => Ok(()),
+            Self::SlidingWindow { window: 0 } => Err(PatternError::EmptyWindow),
+            Self::SlidingWindow { .. } => Ok(()),
+            Self::Shifted { group_size, .. } => group_size.validate(context_length),
+        }
+    }
+
+    /// The spans inside which each layer attends, for the rows of a batch.
+    ///
+    /// # Panics
+    /// If the pattern is invalid by [`AttentionPattern::validate`] in itself, or a row is longer than `layout.seq`.
+    pub fn plan(&self, layout: &Layout) -> AttentionPlan {
+        match *self {
+            Self::Full => AttentionPlan::same(Segments::full(layout)),
+            Self::SlidingWindow { window } => {
+                AttentionPlan::same(Segments::full(layout).with_window(window))
+            }
+            Self::Shifted { group_size, shift } => {
+                let still = Segments::grouped(layout, group_size, [false, false]);
+                match shift {
+                    Shift::HalfHeads => {
+                        AttentionPlan::same(Segments::grouped(layout, group_size, [false, true]))
+                    }
+                    Shift::AlternateLayers => AttentionPlan::alternate(
+                        still,
+                        Segments::grouped(layout, group_size, [true, true]),
+                    ),
+                }
+            }
+        }
+    }
+}
+
+impl GroupSize {
+    /// Tokens per group in a row of `length` tokens: even, at least 2.
+    pub fn tokens(&self, length: usize) -> usize {
+        match *self {
+            Self::Tokens(tokens) => tokens,
+            Self::Ratio(ratio) => ((length as f64 * ratio) as usize / 2 * 2).max(2),
+        }
+    }
+
+    fn validate(&self, context_length: usize) -> Result<(), PatternError> {
+        match *self {
+            Self::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
+                Err(PatternError::Ratio { ratio })
+            }
+            Self::Tokens(tokens) if tokens < 2 || tokens % 2 == 1 => {
+                Err(PatternError::OddGroup { tokens })
+            }
+            _ if self.tokens(context_length) >= context_length => Err(PatternError::OneGroup {
+                tokens: self.tokens(context_length),
+                context_length,
+            }),
+            _ => Ok(()),
+        }
+    }
+}

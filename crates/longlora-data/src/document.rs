@@ -1,0 +1,376 @@
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::{DataError, Tokenizer};
+
+/// One text that belongs together: a book, a chat, a line of a JSONL file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// The file it comes from.
+    pub source: PathBuf,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a document says, before or after a tokenizer saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Text as it was written.
+    Text(String),
+    /// Token ids, used as they are: no special token is added.
+    Tokens(Vec<u32>),
+}
+
+/// All documents of a run, in the order of their paths.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// The documents that are not empty.
+    pub documents: Vec<Document>,
+    /// The files they come from, for the run's manifest.
+    pub files: Vec<SourceFile>,
+}
+
+/// What identifies a file that was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceFile {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl Corpus {
+    /// Reads one file, or every readable file below a folder.
+    ///
+    /// | extension | documents |
+    /// | --- | --- |
+    /// | `.txt`, `.md` | one |
+    /// | `.jsonl` | one per line, its field `text`; blank lines are skipped |
+    /// | `.json` | token ids: one in `[..]` or `{"ids": [..]}`, several in `[[..], ..]` |
+    ///
+    /// Other files in a folder are ignored, empty documents are skipped. Symbolic links are
+    /// followed, and what can be reached twice is read once.
+    ///
+    /// # Errors
+    /// A path that does not exist, a folder with nothing to read, a file of another format or
+    /// encoding, and a corpus without any text.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let mut corpus = Self { documents: Vec::new(), files: Vec::new() };
+        for (path, format) in readable_files(path)? {
+            let bytes =
+                fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
+            corpus.files.push(SourceFile::of(&path, &bytes));
+            let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
+                path: path.clone(),
+                offset: error.utf8_error().valid_up_to(),
+            })?;
+            let contents = format.parse(&path, text)?;
+            let documents = contents.into_iter().filter(|content| !content.is_blank());
+            corpus
+                .documents
+                .extend(documents.map(|content| Document { source: path.clone(), content }));
+        }
+        if corpus.documents.is_empty() {
+            return Err(DataError::NoText { path: path.into() });
+        }
+        Ok(corpus)
+    }
+
+    /// Whether any document is text, so that [`Corpus::tokenize`] needs a tokenizer.
+    pub fn has_text(&self) -> bool {
+        self.documents.iter().any(|document| matches!(document.content, Content::Text(_)))
+    }
+
+    /// The token ids of every document, in order; `tokenizer` may be absent if there is no text.
+    pub fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>, DataError> {
+        self.documents.par_iter().map(|document| document.tokenize(tokenizer)).collect()
+    }
+}
+
+impl Document {
+    fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, DataError> {
+        match (&self.content, tokenizer) {
+            (Content::Tokens(ids), _) => Ok(ids.clone()),
+            (Content::Text(_), None) => {
+                Err(DataError::TokenizerNeeded { path: self.source.clone() })
+            }
+            (Content::Text(text), Some(tokenizer)) => tokenizer.encode(text).map_err(|error| {
+                DataError::Tokenize { path: self.source.clone(), source: Box::new(error) }
+            }),
+        }
+    }
+}
+
+impl Content {
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Tokens(ids) => ids.is_empty(),
+        }
+    }
+}
+
+impl SourceFile {
+    fn of(path: &Path, content: &[u8]) -> Self {
+        let digest = Sha256::digest(content);
+        Self {
+            path: path.into(),
+            bytes: content.len() as u64,
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Text,
+    JsonLines,
+    TokenIds,
+}
+
+impl Format {
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "txt" | "md" => Some(Self::Text),
+            "jsonl" => Some(Self::JsonLines),
+            "json" => Some(Self::TokenIds),
+            _ => None,
+        }
+    }
+
+    fn parse(self, path: &Path, mut text: String) -> Result<Vec<Content>, DataError> {
+        // Windows editors begin a file with a byte order mark; it is no part of the text.
+        if text.starts_with('\u{feff}') {
+            text.remove(0);
+        }
+        match self {
+            Self::Text => Ok(vec![Content::Text(text)]),
+            Self::JsonLines => parse_lines(path, &text),
+            Self::TokenIds => parse_token_ids(&text)
+                .map(|documents| documents.into_iter().map(Content::Tokens).collect())
+                .map_err(|source| DataError::BadTokenIds { path: path.into(), source }),
+        }
+    }
+}
+
+fn parse_lines(path: &Path, text: &str) -> Result<Vec<Content>, DataError> {
+    /// Data sets carry other fields too; they are no business of ours.
+    #[derive(Deserialize)]
+    struct Line {
+        text: String,
+    }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| match serde_json::from_str::<Line>(line) {
+            Ok(line) => Ok(Content::Text(line.text)),
+            Err(source) => Err(DataError::BadLine { path: path.into(), line: index + 1, source }),
+        })
+        .collect()
+}
+
+/// The shape is read off the first two brackets, so that the parser can say what is wrong inside.
+fn parse_token_ids(text: &str) -> Result<Vec<Vec<u32>>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Ids {
+        ids: Vec<u32>,
+    }
+    let mut brackets = text.chars().filter(|c| !c.is_whitespace());
+    match (brackets.next(), brackets.next()) {
+        (Some('{'), _) => Ok(vec![serde_json::from_str::<Ids>(text)?.ids]),
+        (Some('['), Some('[')) => serde_json::from_str(text),
+        _ => Ok(vec![serde_json::from_str(text)?]),
+    }
+}
+
+fn readable_files(path: &Path) -> Result<Vec<(PathBuf, Format)>, DataError> {
+    let metadata = fs::metadata(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => DataError::Missing { path: path.into() },
+        _ => DataError::Read { path: path.into(), source },
+    })?;
+    if !metadata.is_dir() {
+        let format =
+            Format::of(path).ok_or_else(|| DataError::UnknownFormat { path: path.into() })?;
+        return Ok(vec![(path.into(), format)]);
+    }
+    let mut files = Vec::new();
+    collect(path, &mut HashSet::new(), &mut files)
+        .map_err(|(path, source)| DataError::Read { path, source })?;
+    if files.is_empty() {
+        return Err(DataError::NothingReadable { path: path.into() });
+    }
+    Ok(files)
+}
+
+/// Walks in path order. `seen` holds real paths: a loop of links ends where it began, and of two
+/// names for one file the first counts, on every machine the same.
+fn collect(
+    folder: &Path,
+    seen: &mut HashSet<PathBuf>,
+    files: &mut Vec<(PathBuf, Format)>,
+) -> Result<(), (PathBuf, io::Error)> {
+    let at = |path: &Path, error| (path.to_path_buf(), error);
+    if !seen.insert(fs::canonicalize(folder).map_err(|error| at(folder, error))?) {
+        return Ok(());
+    }
+    let entries: io::Result<Vec<PathBuf>> =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut entries = entries.map_err(|error| at(folder, error))?;
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(&path, seen, files)?;
+        } else if let Some(format) = Format::of(&path)
+            && seen.insert(fs::canonicalize(&path).map_err(|error| at(&path, error))?)
+        {
+            files.push((path, format));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    fn contents(corpus: &Corpus) -> Vec<Content> {
+        corpus.documents.iter().map(|document| document.content.clone()).collect()
+    }
+
+    fn text(text: &str) -> Content {
+        Content::Text(text.into())
+    }
+
+    #[track_caller]
+    fn check_error(name: &str, content: &[u8], expected: &[&str]) {
+        let folder = folder(&[(name, content)]);
+        let error = Corpus::read(&folder.path().join(name)).unwrap_err().to_string();
+        for part in [name].iter().chain(expected) {
+            assert!(error.contains(part), "`{error}` does not say `{part}`");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_in_path_order_and_other_files_are_ignored() {
+        let folder = folder(&[
+            ("b.txt", b"b"),
+            ("a/z.md", b"z"),
+            ("a/y.JSONL", b"{\"text\": \"y1\", \"id\": 7}\n\n{\"text\": \"y2\"}\n"),
+            ("c.json", b"[[1, 2], [3]]"),
+            ("picture.png", b"\xff"),
+            ("README", b"no extension"),
+        ]);
+        let corpus = Corpus::read(folder.path()).unwrap();
+
+        let expected = [text("y1"), text("y2"), text("z"), text("b")];
+        let ids = [Content::Tokens(vec![1, 2]), Content::Tokens(vec![3])];
+        assert_eq!(contents(&corpus), [&expected[..], &ids[..]].concat());
+        let names: Vec<_> = corpus
+            .files
+            .iter()
+            .map(|file| file.path.strip_prefix(folder.path()).unwrap())
+            .collect();
+        assert_eq!(names, ["a/y.JSONL", "a/z.md", "b.txt", "c.json"].map(Path::new));
+    }
+
+    #[test]
+    fn files_are_identified_by_size_and_hash() {
+        let folder = folder(&[("a.txt", b"abc")]);
+        let path = folder.path().join("a.txt");
+        let corpus = Corpus::read(&path).unwrap();
+
+        // FIPS 180-2, appendix B.1.
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
+        assert_eq!(corpus.files, [SourceFile { path: path.clone(), bytes: 3, sha256 }]);
+        assert_eq!(corpus.documents, [Document { source: path, content: text("abc") }]);
+    }
+
+    #[test]
+    fn token_ids_come_in_three_shapes() {
+        let check = |json: &str, expected: &[&[u32]]| {
+            assert_eq!(parse_token_ids(json).unwrap(), expected, "{json}");
+        };
+        check(r#"{"note": "BOS is 1", "ids": [1, 2]}"#, &[&[1, 2]]);
+        check(" [1, 2]", &[&[1, 2]]);
+        check("[\n [1], [2, 3]]", &[&[1], &[2, 3]]);
+        check("[]", &[&[]]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let folder = folder(&[("a.txt", "\u{feff}a".as_bytes())]);
+        assert_eq!(contents(&Corpus::read(folder.path()).unwrap()), [text("a")]);
+    }
+
+    #[test]
+    fn blank_documents_are_skipped_but_not_all_of_them() {
+        let folder = folder(&[("a.txt", b" \n"), ("b.txt", b"b"), ("c.json", b"[]")]);
+        let corpus = Corpus::read(folder.path()).unwrap();
+        assert_eq!(contents(&corpus), [text("b")]);
+        assert_eq!(corpus.files.len(), 3);
+
+        check_error("blank.txt", b" \n\t", &["no text"]);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_place() {
+        check_error("latin1.txt", b"caf\xe9", &["byte `3`", "UTF-8"]);
+        check_error(
+            "lines.jsonl",
+            b"{\"text\": \"a\"}\n\n{\"txt\": \"b\"}",
+            &["line `3`", "`text`"],
+        );
+        check_error("config.json", b"{\"hidden_size\": 64}", &["token ids", "\"ids\""]);
+        check_error("negative.json", b"[1, -2]", &["token ids"]);
+        check_error("book.pdf", b"%PDF", &[".txt, .md, .jsonl or .json"]);
+
+        let empty = folder(&[("a.pdf", b"%PDF")]);
+        let error = Corpus::read(empty.path()).unwrap_err().to_string();
+        assert!(error.contains(".txt, .md, .jsonl or .json"), "{error}");
+        let absent = empty.path().join("absent");
+        assert!(
+            matches!(Corpus::read(&absent), Err(DataError::Missing { path }) if path == absent)
+        );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_loop_of_links_ends_and_nothing_is_read_twice() {
+        use std::os::unix::fs::symlink;
+        let folder = folder(&[("books/a.txt", b"a")]);
+        symlink(folder.path(), folder.path().join("books/up")).unwrap();
+        symlink("a.txt", folder.path().join("books/b.txt")).unwrap();
+        symlink("books", folder.path().join("again")).unwrap();
+
+        let corpus = Corpus::read(folder.path()).unwrap();
+
+        assert_eq!(corpus.files.len(), 1);
+    }
+
+    #[test]
+    fn ids_need_no_tokenizer_and_text_does() {
+        let folder = folder(&[("a.json", b"[3, 1, 4]"), ("b.txt", b"b")]);
+        let ids = Corpus::read(&folder.path().join("a.json")).unwrap();
+        assert_eq!(ids.tokenize(None).unwrap(), [[3, 1, 4]]);
+
+        let error = Corpus::read(folder.path()).unwrap().tokenize(None).unwrap_err().to_string();
+        assert!(error.contains("b.txt"), "{error}");
+    }
+}

@@ -1,0 +1,177 @@
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+/// What the `tokenizers` crate calls an error: it has no type of its own.
+type TokenizersError = Box<dyn Error + Send + Sync>;
+
+/// Why data cannot be read, tokenized or packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The path names nothing.
+    #[error("`{path}` does not exist; check its spelling and the folder it is relative to")]
+    Missing {
+        /// The path as it was given.
+        path: PathBuf,
+    },
+    /// The operating system refused to read.
+    #[error("`{path}` cannot be read; check its permissions")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system refused to write.
+    #[error("`{path}` cannot be written; check that its folder exists and has room")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file whose extension says nothing about its content.
+    #[error("`{path}` is of no known format; give a .txt, .md, .jsonl or .json file, or a folder")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder without a single file of a known format.
+    #[error("`{path}` holds no .txt, .md, .jsonl or .json file; put the documents below it")]
+    NothingReadable {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A text in another encoding.
+    #[error("`{path}` is not UTF-8 at byte `{offset}`; convert it to UTF-8")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes from the start were valid.
+        offset: usize,
+    },
+    /// A line of a JSONL file that is no document.
+    #[error("`{path}` line `{line}` is no document; write an object with a string `text`")]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1, blank lines included.
+        line: usize,
+        /// What the parser said about this line.
+        source: serde_json::Error,
+    },
+    /// A JSON file that is no list of token ids.
+    #[error("`{path}` holds no token ids; write [..], [[..], ..] or {{\"ids\": [..]}}")]
+    BadTokenIds {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// Every document is empty.
+    #[error("`{path}` holds no text, only blanks; give documents with text in them")]
+    NoText {
+        /// The file or folder the corpus was read from.
+        path: PathBuf,
+    },
+    /// A folder without a tokenizer.
+    #[error("`{path}` has no tokenizer.json; let transformers save one as a fast tokenizer")]
+    NoTokenizer {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A tokenizer file that the `tokenizers` crate does not accept.
+    #[error("`{path}` is no tokenizer.json that can be used; save it anew with transformers")]
+    BadTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the `tokenizers` crate said.
+        source: TokenizersError,
+    },
+    /// A tokenizer configuration that is no such thing.
+    #[error("`{path}` is no tokenizer configuration; save it anew with transformers or remove it")]
+    BadTokenizerConfig {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A special token that the vocabulary lacks.
+    #[error("`{path}` names `{token}`, which is not in tokenizer.json; take both from one model")]
+    UnknownSpecialToken {
+        /// The tokenizer configuration.
+        path: PathBuf,
+        /// The token's text.
+        token: String,
+    },
+    /// Text, and nothing to turn it into tokens.
+    #[error("`{path}` is text, and there is no tokenizer; give one or a .json file of token ids")]
+    TokenizerNeeded {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A document the tokenizer cannot encode.
+    #[error("`{path}` cannot be tokenized; check that the tokenizer fits the text")]
+    Tokenize {
+        /// The file the document comes from.
+        path: PathBuf,
+        /// Why not.
+        source: Box<DataError>,
+    },
+    /// A text the tokenizer cannot encode.
+    #[error("a text of `{bytes}` bytes cannot be encoded; check that the tokenizer fits the text")]
+    Encode {
+        /// Length of the text.
+        bytes: usize,
+        /// What the `tokenizers` crate said.
+        source: TokenizersError,
+    },
+    /// Ids the tokenizer cannot decode.
+    #[error("`{tokens}` tokens cannot be decoded; check that they come from this tokenizer")]
+    Decode {
+        /// How many ids were given.
+        tokens: usize,
+        /// What the `tokenizers` crate said.
+        source: TokenizersError,
+    },
+    /// A vocabulary without room for all bytes.
+    #[error("a vocabulary of `{vocab_size}` has no room for every byte; ask for `{smallest}`")]
+    VocabularyTooSmall {
+        /// The size asked for.
+        vocab_size: usize,
+        /// The smallest size there is: every byte and the special tokens.
+        smallest: usize,
+    },
+    /// A tokenizer that could not be built from its parts or turned into JSON.
+    #[error("a tokenizer of `{vocab_size}` tokens cannot be put together; ask for another size")]
+    BuildTokenizer {
+        /// Tokens in its vocabulary.
+        vocab_size: usize,
+        /// What the `tokenizers` crate said.
+        source: TokenizersError,
+    },
+    /// Windows in which nothing can be predicted.
+    #[error("a context length of `{context_length}` predicts nothing; ask for at least 2 tokens")]
+    ShortContext {
+        /// The length asked for.
+        context_length: usize,
+    },
+    /// Documents that do not fill the smallest window.
+    #[error("`{tokens}` tokens are too few to train on; give at least 2")]
+    TooFewTokens {
+        /// Tokens in all documents together.
+        tokens: usize,
+    },
+    /// Tokens of another model.
+    #[error(
+        "token id `{token}` is outside a vocabulary of `{vocab_size}`: tokenizer and model do not \
+         belong together; take the tokenizer from the model's own folder"
+    )]
+    TokenOutsideVocabulary {
+        /// The largest id.
+        token: u32,
+        /// How many tokens the model knows.
+        vocab_size: usize,
+    },
+}

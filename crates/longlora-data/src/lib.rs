@@ -1,0 +1,59 @@
+//! Text on disk in, batches of token ids out.
+//!
+//! ```text
+//! files ─► Document ─► tokens ─► Window ─────────────────► TokenBatch
+//!
+//! a.txt ─► ▒▒▒▒▒▒▒▒ ─► 3 1 4 1 5 ┐   ┌ 3 1 4 1 │ 5 9 2 6 ┐  inputs   3  1  4  1
+//! b.txt ─► ▒▒▒▒▒▒   ─► 9 2 6 5   ├─► │ starts  │ starts  ├─► targets  1  4  1  ·
+//! c.txt ─► ▒▒▒▒     ─► 3 5 8     ┘   └ 0       │ 0 1     ┘           ───────────
+//!                                                            inputs   5  9  2  6
+//!                                                            targets  ·  2  6  ·
+//! ```
+//!
+//! Documents are laid end to end and cut where a window is full, so no token is lost and none is
+//! padding. Each window remembers where its documents begin; the model uses that to keep attention
+//! inside a document, and [`TokenBatch`] to leave out (`·`) every target that would cross into the
+//! next one.
+//!
+//! Which windows step `n` of a run sees follows from the [`Order`] and `n` alone. A resumed run
+//! therefore continues exactly where it stopped, without any state of its own.
+//!
+//! Nothing here knows a model, and nothing here touches the network.
+//!
+//! ```
+//! use longlora_data::{BatchStream, Order, Windows, train_byte_level_bpe};
+//!
+//! # fn main() -> Result<(), longlora_data::DataError> {
+//! let texts = ["the cat and the hat", "the hat and the cat"];
+//! let tokenizer = train_byte_level_bpe(texts.into_iter(), 270)?;
+//! let documents = texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<_, _>>()?;
+//!
+//! let windows = Windows::pack(documents, 4)?;
+//! windows.check_vocabulary(tokenizer.vocab_size())?;
+//! let stream = BatchStream::new(windows, Order::Shuffled { seed: 42 }, 2, 1);
+//!
+//! let micro_batches = stream.step(1000);
+//! assert_eq!(micro_batches.len(), 1);
+//! assert_eq!(micro_batches[0].batch, 2);
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod document;
+mod tokenizer;
+mod bpe;
+mod window;
+mod order;
+mod batch;
+mod stream;
+mod atomic;
+
+pub use batch::{IGNORED_TARGET, TokenBatch};
+pub use bpe::train_byte_level_bpe;
+pub use document::{Content, Corpus, Document, SourceFile};
+pub use error::DataError;
+pub use order::Order;
+pub use stream::BatchStream;
+pub use tokenizer::{SpecialToken, SpecialTokens, Tokenizer};
+pub use window::{Window, Windows};

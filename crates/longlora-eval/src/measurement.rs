@@ -1,0 +1,215 @@
+//! A number about a model, with what is needed to judge it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::EvalError;
+
+/// Perplexity of a model over some windows of text, as sums: they can be added, means cannot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Tokens per window: the context length that was measured.
+    pub length: usize,
+    /// Windows read.
+    pub windows: usize,
+    /// Predictions scored. Where windows overlap and score all they read, a token counts once per window.
+    pub tokens: usize,
+    /// Sum of the negative log-likelihoods of the scored tokens, in nats.
+    pub nll_sum: f64,
+    /// Standard error of [`nll`](Self::nll), in nats per token; `None` with fewer than two stretches.
+    ///
+    /// ```text
+    /// SE = 1/N · √( K/(K-1) · Σ_k (s_k - n_k · nll)² )
+    /// ```
+    ///
+    /// for `K` stretches of `n_k` scored tokens with a sum of `s_k`, and `N = Σ n_k`: clustered standard errors
+    /// (arXiv:2411.00640) with the correction for few clusters. Stretches of one size give the textbook
+    /// `deviation / √K` of their means.
+    pub nll_standard_error: Option<f64>,
+    /// SHA-256 of the windows: their order, lengths, tokens, and which of these count.
+    pub windows_sha256: String,
+    /// The scored tokens by where they stand, in the order of the text.
+    pub stretches: Vec<Stretch>,
+}
+
+/// The scored tokens of one stretch of text: one piece of evidence.
+///
+/// Neighbouring tokens share a topic and a context, so their likelihoods are no independent draws, and taking them for
+/// that makes errors far too small. The pieces are as long as a window, and no token is in two of them: windows side by
+/// side are a stretch each, and the tokens of windows that overlap count where they stand, not where they were read.
+/// What neighbouring stretches of one document still have in common is not accounted for: the standard error is about
+/// more text like this, not about text of other authors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Index of the document.
+    pub document: usize,
+    /// Where the stretch begins in it, in tokens.
+    pub start: usize,
+    /// Predictions scored in it.
+    pub tokens: usize,
+    /// Sum of their negative log-likelihoods, in nats.
+    pub nll_sum: f64,
+}
+
+/// How much two models differ on the same text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Mean negative log-likelihood of the first less that of the second, in nats per token: positive if the second is
+    /// the better one. Its exponential is the ratio of their perplexities.
+    pub nll: f64,
+    /// Standard error of `nll`; `None` with fewer than two stretches.
+    pub standard_error: Option<f64>,
+}
+
+impl Measurement {
+    pub(crate) fn new(
+        length: usize,
+        windows: usize,
+        windows_sha256: String,
+        stretches: Vec<Stretch>,
+    ) -> Self {
+        let tokens = stretches.iter().map(|stretch| stretch.tokens).sum();
+        let nll_sum = stretches.iter().map(|stretch| stretch.nll_sum).sum();
+        let sums: Vec<_> =
+            stretches.iter().map(|stretch| (stretch.tokens, stretch.nll_sum)).collect();
+        let nll_standard_error = standard_error(&sums);
+        Self { length, windows, tokens, nll_sum, nll_standard_error, windows_sha256, stretches }
+    }
+
+    /// Mean negative log-likelihood, in nats per scored token.
+    pub fn nll(&self) -> f64 {
+        self.nll_sum / self.tokens as f64
+    }
+
+    /// `exp(nll)`
+    pub fn perplexity(&self) -> f64 {
+        self.nll().exp()
+    }
+
+    /// Standard error of the perplexity by the delta method: `perplexity · SE(nll)`.
+    pub fn perplexity_standard_error(&self) -> Option<f64> {
+        self.nll_standard_error.map(|error| self.perplexity() * error)
+    }
+}
+
+/// Compares two models, or two attention patterns of one, stretch by stretch.
+///
+/// Most of the spread of a perplexity is that some text is easier, for every model alike. Here it cancels, so far
+/// smaller differences can be told from none than the standard errors of both would suggest (arXiv:2411.00640).
+///
+/// # Errors
+/// [`EvalError::OtherWindows`], unless both measured the same tokens in the same windows.
+pub fn paired_difference(a: &Measurement, b: &Measurement) -> Result<Difference, EvalError> {
+    if a.windows_sha256 != b.windows_sha256 {
+        let (a, b) = (a.windows_sha256.clone(), b.windows_sha256.clone());
+        return Err(EvalError::OtherWindows { a, b });
+    }
+    let differences: Vec<_> = a
+        .stretches
+        .iter()
+        .zip(&b.stretches)
+        .map(|(of_a, of_b)| (of_a.tokens, of_a.nll_sum - of_b.nll_sum))
+        .collect();
+    Ok(Difference { nll: mean(&differences), standard_error: standard_error(&differences) })
+}
+
+/// Mean per token of clusters of `(tokens, sum)`.
+fn mean(clusters: &[(usize, f64)]) -> f64 {
+    let tokens: usize = clusters.iter().map(|(tokens, _)| tokens).sum();
+    clusters.iter().map(|(_, sum)| sum).sum::<f64>() / tokens as f64
+}
+
+/// Standard error of [`mean`]; see [`Measurement::nll_standard_error`].
+fn standard_error(clusters: &[(usize, f64)]) -> Option<f64> {
+    if clusters.len() < 2 {
+        return None;
+    }
+    let (mean, count) = (mean(clusters), clusters.len() as f64);
+    let tokens: usize = clusters.iter().map(|(tokens, _)| tokens).sum();
+    let squares = clusters.iter().map(|&(tokens, sum)| (sum - tokens as f64 * mean).powi(2));
+    Some((count / (count - 1.0) * squares.sum::<f64>()).sqrt() / tokens as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measurement(windows_sha256: &str, sums: &[(usize, f64)]) -> Measurement {
+        let stretch = |(index, &(tokens, nll_sum))| Stretch {
+            document: 0,
+            start: 10 * index,
+            tokens,
+            nll_sum,
+        };
+        let stretches = sums.iter().enumerate().map(stretch).collect();
+        Measurement::new(10, sums.len(), windows_sha256.to_owned(), stretches)
+    }
+
+    #[track_caller]
+    fn assert_close(ours: f64, expected: f64) {
+        assert!((ours - expected).abs() <= 1e-12 * expected.abs(), "{ours} instead of {expected}");
+    }
+
+    #[test]
+    fn tokens_weigh_the_same_whatever_window_they_are_in() {
+        let unequal = measurement("", &[(9, 9.0), (1, 3.0)]);
+        assert_eq!((unequal.tokens, unequal.windows), (10, 2));
+        assert_close(unequal.nll(), 1.2);
+        assert_close(unequal.perplexity(), 1.2f64.exp());
+        let mean_of_means = (1.0 + 3.0) / 2.0;
+        assert!((unequal.nll() - mean_of_means).abs() > 0.5);
+        // Residuals are 9 - 9 · 1.2 and 3 - 1.2.
+        let expected = (2.0f64 * (1.8 * 1.8 + 1.8 * 1.8)).sqrt() / 10.0;
+        assert_close(unequal.nll_standard_error.unwrap(), expected);
+    }
+
+    #[test]
+    fn equal_stretches_give_the_deviation_of_means_over_the_root_of_their_number() {
+        let equal = measurement("", &[(4, 4.0), (4, 8.0), (4, 12.0), (4, 16.0)]);
+        let means = [1.0, 2.0, 3.0, 4.0f64];
+        let variance = means.iter().map(|mean| (mean - 2.5).powi(2)).sum::<f64>() / 3.0;
+        let error = equal.nll_standard_error.unwrap();
+        assert_close(error, (variance / 4.0).sqrt());
+        assert_close(equal.perplexity_standard_error().unwrap(), 2.5f64.exp() * error);
+    }
+
+    #[test]
+    fn one_stretch_has_no_standard_error() {
+        let single = measurement("", &[(4, 4.0)]);
+        assert_eq!(single.nll_standard_error, None);
+        assert_eq!(single.perplexity_standard_error(), None);
+        assert_eq!(paired_difference(&single, &single).unwrap().standard_error, None);
+    }
+
+    #[test]
+    fn what_is_hard_for_both_cancels_in_pairs() {
+        let a = measurement("same", &[(4, 5.0), (4, 20.0), (2, 8.5)]);
+        let b = measurement("same", &[(4, 4.0), (4, 19.0), (2, 8.0)]);
+
+        let Difference { nll, standard_error } = paired_difference(&a, &b).unwrap();
+        assert_close(nll, 0.25);
+        assert!(standard_error.unwrap() < 1e-12);
+        assert!(a.nll_standard_error.unwrap() > 0.5);
+        let turned = paired_difference(&b, &a).unwrap();
+        assert_close(turned.nll, -0.25);
+        assert_close((a.perplexity() / b.perplexity()).ln(), nll);
+    }
+
+    #[test]
+    fn other_windows_are_not_compared() {
+        let (a, b) = (measurement("a1", &[(4, 5.0)]), measurement("b2", &[(4, 5.0)]));
+        let error = paired_difference(&a, &b).unwrap_err().to_string();
+        for part in ["`a1` and `b2`", "measure both on the same tokens"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_measurement_survives_json() {
+        let one = measurement("c3", &[(4, 4.0)]);
+        let two = measurement("c3", &[(4, 4.0), (4, 8.0)]);
+        for measurement in [one, two] {
+            let json = serde_json::to_string(&measurement).unwrap();
+            assert_eq!(serde_json::from_str::<Measurement>(&json).unwrap(), measurement);
+        }
+    }
+}

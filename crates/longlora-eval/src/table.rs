@@ -1,0 +1,173 @@
+//! Perplexities side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::Measurement;
+
+const TITLE: &str = "perplexity ± SE";
+const EMPTY: &str = "-";
+
+/// Perplexities of several models at several context lengths: a row per model, a column per length.
+///
+/// Rows stand in the order in which their models were first put in, columns by length.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PerplexityTable {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Row {
+    model: String,
+    /// Keys are lengths in tokens.
+    cells: BTreeMap<usize, Measurement>,
+}
+
+impl PerplexityTable {
+    /// A table without any row.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a measurement of `model` into the column of its length, in place of what was there.
+    pub fn insert(&mut self, model: &str, measurement: Measurement) {
+        let index = self.rows.iter().position(|row| row.model == model).unwrap_or_else(|| {
+            self.rows.push(Row { model: model.to_owned(), cells: BTreeMap::new() });
+            self.rows.len() - 1
+        });
+        self.rows[index].cells.insert(measurement.length, measurement);
+    }
+
+    /// What was measured of `model` at `length` tokens.
+    pub fn get(&self, model: &str, length: usize) -> Option<&Measurement> {
+        self.rows.iter().find(|row| row.model == model)?.cells.get(&length)
+    }
+
+    /// The models, from top to bottom.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().map(|row| row.model.as_str())
+    }
+
+    /// The lengths, in tokens, from left to right.
+    pub fn lengths(&self) -> Vec<usize> {
+        let lengths: BTreeSet<usize> =
+            self.rows.iter().flat_map(|row| row.cells.keys().copied()).collect();
+        lengths.into_iter().collect()
+    }
+
+    /// A Markdown table.
+    pub fn to_markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let mut rule = vec!["---:".to_owned(); self.lengths().len() + 1];
+        rule[0] = "---".to_owned();
+        let rows = self.body().map(|mut cells| {
+            cells[0] = cells[0].replace('|', "\\|");
+            line(cells)
+        });
+        [line(self.head()), line(rule)].into_iter().chain(rows).collect()
+    }
+
+    /// A table for a terminal.
+    pub fn to_text(&self) -> String {
+        let mut table = Table::new();
+        table
+            .load_style(presets::UTF8_FULL_CONDENSED)
+            .set_header(self.head())
+            .add_rows(self.body());
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table.to_string()
+    }
+
+    fn head(&self) -> Vec<String> {
+        let lengths = self.lengths().into_iter().map(|length| length.to_string());
+        std::iter::once(TITLE.to_owned()).chain(lengths).collect()
+    }
+
+    fn body(&self) -> impl Iterator<Item = Vec<String>> {
+        let lengths = self.lengths();
+        self.rows.iter().map(move |row| {
+            let cells = lengths.iter().map(|length| cell(row.cells.get(length)));
+            std::iter::once(row.model.clone()).chain(cells).collect()
+        })
+    }
+}
+
+fn cell(measurement: Option<&Measurement>) -> String {
+    let Some(measurement) = measurement else { return EMPTY.to_owned() };
+    let perplexity = measurement.perplexity();
+    match measurement.perplexity_standard_error() {
+        Some(error) => format!("{perplexity:.2} ± {error:.2}"),
+        None => format!("{perplexity:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stretch;
+
+    fn measurement(length: usize, nlls: &[f64]) -> Measurement {
+        let stretch = |(index, nll): (usize, &f64)| Stretch {
+            document: 0,
+            start: index * length,
+            tokens: length - 1,
+            nll_sum: nll * (length - 1) as f64,
+        };
+        let stretches = nlls.iter().enumerate().map(stretch).collect();
+        Measurement::new(length, nlls.len(), String::new(), stretches)
+    }
+
+    fn table() -> PerplexityTable {
+        let mut table = PerplexityTable::new();
+        table.insert("untouched", measurement(1024, &[7.0, 7.2]));
+        table.insert("untouched", measurement(512, &[9.9]));
+        table.insert("untouched", measurement(512, &[2.3, 2.5]));
+        table.insert("tuned | full", measurement(2048, &[2.4]));
+        table
+    }
+
+    #[test]
+    fn a_table_for_a_report() {
+        let expected = "\
+| perplexity ± SE | 512 | 1024 | 2048 |
+| --- | ---: | ---: | ---: |
+| untouched | 11.02 ± 1.10 | 1211.97 ± 121.20 | - |
+| tuned \\| full | - | - | 11.02 |
+";
+        assert_eq!(table().to_markdown(), expected);
+    }
+
+    #[test]
+    fn a_table_for_a_terminal() {
+        let expected = "\
+┌─────────────────┬──────────────┬──────────────────┬───────┐
+│ perplexity ± SE ┆          512 ┆             1024 ┆  2048 │
+╞═════════════════╪══════════════╪══════════════════╪═══════╡
+│ untouched       ┆ 11.02 ± 1.10 ┆ 1211.97 ± 121.20 ┆     - │
+│ tuned | full    ┆            - ┆                - ┆ 11.02 │
+└─────────────────┴──────────────┴──────────────────┴───────┘";
+        assert_eq!(table().to_text(), expected);
+    }
+
+    #[test]
+    fn cells_are_found_by_model_and_length() {
+        let table = table();
+        assert_eq!(table.models().collect::<Vec<_>>(), ["untouched", "tuned | full"]);
+        assert_eq!(table.lengths(), [512, 1024, 2048]);
+        assert_eq!(table.get("untouched", 512), Some(&measurement(512, &[2.3, 2.5])));
+        assert_eq!(table.get("untouched", 2048), None);
+        assert_eq!(table.get("unheard of", 512), None);
+    }
+
+    #[test]
+    fn a_table_survives_json() {
+        let table = table();
+        let json = serde_json::to_string(&table).unwrap();
+        let read: PerplexityTable = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.to_text(), table.to_text());
+    }
+}

@@ -1,0 +1,36 @@
+//! One transformer block.
+
+use burn::module::Module;
+use burn::nn::RmsNorm;
+use burn::tensor::Tensor;
+
+use crate::attention::SelfAttention;
+use crate::mlp::Mlp;
+use crate::pass::Pass;
+
+/// Attention and MLP, each behind a norm and added to the residual stream.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Attention.
+    pub self_attn: SelfAttention,
+    /// Gated MLP.
+    pub mlp: Mlp,
+    /// Norm before attention.
+    pub input_layernorm: RmsNorm,
+    /// Norm before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    /// `layer` is the block's index, from 0: it chooses the segments and the dropout.
+    ///
+    /// # Shapes
+    /// - `hidden_states`, result: `[batch, seq, hidden_size]`
+    pub fn forward(&self, hidden_states: Tensor<3>, layer: usize, pass: &Pass) -> Tensor<3> {
+        let x = self.input_layernorm.forward(hidden_states.clone());
+        let hidden_states = hidden_states + self.self_attn.forward(x, layer, pass);
+        let x = self.post_attention_layernorm.forward(hidden_states.clone());
+        let dropout = pass.dropout.map(|dropout| dropout.part(layer as u64));
+        hidden_states + self.mlp.forward(x, dropout)
+    }
+}

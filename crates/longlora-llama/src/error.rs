@@ -1,0 +1,122 @@
+//! What can be wrong with a user's model.
+
+use std::path::PathBuf;
+
+use longlora_adapters::{AdapterError, RopeError};
+
+/// Why a model or an adapter cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlamaError {
+    /// The file system refused.
+    #[error("cannot {action} `{path}`: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The folder is not a model.
+    #[error("`{path}` is not a Hugging Face model folder: it has no `{missing}`")]
+    NotAModel {
+        /// The folder.
+        path: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// A JSON file that is none, or lacks something.
+    #[error("cannot read `{path}`: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A model family or an option that would be ignored.
+    #[error("`{path}` has `{key}` = `{value}`, which this version does not implement; {supported}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What there is instead.
+        supported: &'static str,
+    },
+    /// Numbers that contradict each other.
+    #[error("`{path}` does not describe a model: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The contradiction.
+        reason: String,
+    },
+    /// RoPE parameters that cannot be used.
+    #[error("`{path}`: {source}")]
+    Rope {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: RopeError,
+    },
+    /// Adapter parameters that cannot be used.
+    #[error("`{path}`: {source}")]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: AdapterError,
+    },
+    /// A file of tensors that is torn or none at all.
+    #[error("`{path}` is not a whole safetensors file: {reason}; fetch or copy it again")]
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// What the reader met.
+        reason: String,
+    },
+    /// A tensor that the model needs.
+    #[error("`{path}` lacks tensor `{tensor}`")]
+    Missing {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor of another shape.
+    #[error("tensor `{tensor}` of `{path}` has shape {found:?}, but the model needs {needed:?}")]
+    Shape {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The model's.
+        needed: Vec<usize>,
+    },
+    /// A tensor that would be ignored.
+    #[error("`{path}` holds tensor `{tensor}`, which the model has no place for")]
+    Unused {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// Nothing is overwritten unasked.
+    #[error("`{path}` exists already; choose another place, or remove it first")]
+    Exists {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl LlamaError {
+    pub(crate) fn file(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+}

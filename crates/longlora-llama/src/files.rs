@@ -1,0 +1,148 @@
+//! Files of tensors: read piece by piece, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Bytes, DType, TensorData};
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::Dtype;
+
+use crate::error::LlamaError;
+
+/// Largest header that is believed; the format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// An open safetensors file: its header is checked, its tensors are read one at a time.
+pub(crate) struct TensorFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    data_start: u64,
+}
+
+impl TensorFile {
+    /// Opens a file and checks that it is whole.
+    pub(crate) fn open(path: &Path) -> Result<Self, LlamaError> {
+        let torn = |reason: String| LlamaError::Torn { path: path.to_owned(), reason };
+        let mut file = File::open(path).map_err(LlamaError::file("open", path))?;
+        let bytes = file.metadata().map_err(LlamaError::file("read", path))?.len();
+        if bytes < 8 {
+            return Err(torn(format!("it has only `{bytes}` bytes")));
+        }
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(LlamaError::file("read", path))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER_BYTES || length > bytes - 8 {
+            return Err(torn(format!("its header would have `{length}` of `{bytes}` bytes")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(LlamaError::file("read", path))?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|error| torn(error.to_string()))?;
+        let needed = 8 + length + header.data_len() as u64;
+        if needed != bytes {
+            return Err(torn(format!("its header speaks of `{needed}` bytes, it has `{bytes}`")));
+        }
+        Ok(Self { path: path.to_owned(), file, header, data_start: 8 + length })
+    }
+
+    /// The tensors' names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Reads one tensor in the file's own type.
+    pub(crate) fn read(&mut self, name: &str) -> Result<TensorData, LlamaError> {
+        let missing =
+            || LlamaError::Missing { path: self.path.clone(), tensor: name.to_owned() };
+        let TensorInfo { dtype, shape, data_offsets: (start, end) } =
+            self.header.info(name).ok_or_else(missing)?.clone();
+        let dtype = burn_dtype(dtype).ok_or_else(|| LlamaError::Torn {
+            path: self.path.clone(),
+            reason: format!("tensor `{name}` is of type `{dtype:?}`, not of a float type"),
+        })?;
+        let mut bytes = vec![0; end - start];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(LlamaError::file("read", &self.path))?;
+        Ok(TensorData::from_bytes(Bytes::from_bytes_vec(bytes), shape, dtype))
+    }
+}
+
+/// Reads every tensor of a safetensors file.
+///
+/// # Errors
+/// [`LlamaError`], if the file is missing, torn, or holds something other than floats.
+pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>, LlamaError> {
+    let mut file = TensorFile::open(path)?;
+    file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor))).collect()
+}
+
+/// Writes tensors as a safetensors file: whole, or not at all.
+///
+/// # Errors
+/// [`LlamaError::File`], if the disk refuses.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<(), LlamaError> {
+    let views = tensors.iter().map(|(name, tensor)| {
+        let dtype = safetensors_dtype(tensor.dtype()).expect("parameters are floats");
+        let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.as_bytes());
+        (name, view.expect("a tensor has as many bytes as its shape says"))
+    });
+    let format = [("format".to_owned(), "pt".to_owned())];
+    let bytes = safetensors::serialize(views, Some(format.into()))
+        .expect("the header of named tensors is valid JSON");
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file through a temporary one in the same folder, synced and renamed.
+///
+/// # Errors
+/// [`LlamaError::File`], if the disk refuses; then `path` is what it was before.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LlamaError> {
+    let write = || {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As a file opened by name has them; the process's umask still applies.
+            file.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = file.prefix(".longlora-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        // The rename itself must survive a power cut, too.
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(LlamaError::file("write", path))
+}
+
+fn burn_dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F64 => Some(DType::F64),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+fn safetensors_dtype(dtype: DType) -> Option<Dtype> {
+    match dtype {
+        DType::F64 => Some(Dtype::F64),
+        DType::F32 => Some(Dtype::F32),
+        DType::F16 => Some(Dtype::F16),
+        DType::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! From a parameter's path in our modules to its name in a checkpoint.
+
+/// A parameter as a checkpoint has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CheckpointName {
+    /// Hugging Face's name, or PEFT's for adapters without its `base_model.model.` prefix.
+    pub(crate) name: String,
+    /// Whether the file holds the transpose: PyTorch multiplies by `weightᵀ`, burn by `weight`.
+    pub(crate) transposed: bool,
+}
+
+/// The checkpoint's name of the parameter at `path`, as burn's visitors spell it: `model.norm.gamma`.
+pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
+    let (name, transposed) = match path.rsplit_once('.') {
+        Some((layer, "gamma")) => (format!("{layer}.weight"), false),
+        Some((layer, "lora_a")) => (format!("{}.lora_A.weight", without(layer, "update")), true),
+        Some((layer, "lora_b")) => (format!("{}.lora_B.weight", without(layer, "update")), true),
+        Some((layer, "weight")) if layer.ends_with(".base") => {
+            (format!("{}.weight", without(layer, "base")), true)
+        }
+        Some((layer, "bias")) if layer.ends_with(".base") => {
+            (format!("{}.bias", without(layer, "base")), false)
+        }
+        Some(("lm_head", "weight")) => (path.to_owned(), true),
+        _ => (path.to_owned(), false),
+    };
+    CheckpointName { name, transposed }
+}
+
+fn without<'a>(layer: &'a str, field: &str) -> &'a str {
+    let layer = layer.strip_suffix(field).and_then(|layer| layer.strip_suffix('.'));
+    layer.expect("the path ends with the field of a LoRA layer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, name: &str, transposed: bool) {
+        assert_eq!(checkpoint_name(path), CheckpointName { name: name.to_owned(), transposed });
+    }
+
+    #[test]
+    fn names_are_those_of_hugging_face_and_peft() {
+        check("model.embed_tokens.weight", "model.embed_tokens.weight", false);
+        check("model.norm.gamma", "model.norm.weight", false);
+        check("lm_head.weight", "lm_head.weight", true);
+        let layer = "model.layers.11.self_attn";
+        check(&format!("{layer}.q_proj.base.weight"), &format!("{layer}.q_proj.weight"), true);
+        check(&format!("{layer}.q_proj.base.bias"), &format!("{layer}.q_proj.bias"), false);
+        check(
+            &format!("{layer}.q_proj.update.lora_a"),
+            &format!("{layer}.q_proj.lora_A.weight"),
+            true,
+        );
+        check(&format!("{layer}.rope_offset.delta"), &format!("{layer}.rope_offset.delta"), false);
+    }
+}

@@ -1,0 +1,205 @@
+//! A model's parameters by name: out of the modules, and back into them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Tensor, TensorData};
+use longlora_adapters::AdapterConfig;
+
+use crate::error::LlamaError;
+use crate::llama::Llama;
+use crate::names::checkpoint_name;
+
+/// Some of a model's parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selection {
+    /// The weights of the model itself, without adapters.
+    Base,
+    /// What an adapter trains: its own tensors, and the norms and embeddings if it says so.
+    Adapter(AdapterConfig),
+}
+
+/// What a parameter is for, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Lora,
+    RopeOffset,
+    Norm,
+    Embedding,
+    Weight,
+}
+
+impl Role {
+    pub(crate) fn of(path: &str) -> Self {
+        match path.rsplit_once('.') {
+            Some((_, "lora_a" | "lora_b")) => Self::Lora,
+            Some((_, "delta")) => Self::RopeOffset,
+            Some((_, "gamma")) => Self::Norm,
+            Some((layer, "weight")) if layer.ends_with("embed_tokens") => Self::Embedding,
+            _ => Self::Weight,
+        }
+    }
+}
+
+impl Selection {
+    /// Whether the parameter at `path` belongs to it.
+    pub fn contains(&self, path: &str) -> bool {
+        let role = Role::of(path);
+        match self {
+            Self::Base => !matches!(role, Role::Lora | Role::RopeOffset),
+            Self::Adapter(config) => match role {
+                Role::Lora => config.lora.is_some(),
+                Role::RopeOffset => config.rope_offset.is_some(),
+                Role::Norm => config.norms,
+                Role::Embedding => config.embeddings,
+                Role::Weight => false,
+            },
+        }
+    }
+}
+
+/// The selected parameters, by their checkpoint names, in the checkpoint's layout.
+pub fn collect(llama: &Llama, selection: &Selection) -> BTreeMap<String, TensorData> {
+    let mut collector = Collector { selection, path: vec![], tensors: BTreeMap::new() };
+    llama.visit(&mut collector);
+    collector.tensors
+}
+
+/// Puts tensors, in the checkpoint's layout and of any float type, in the place of the selected parameters, as f32.
+///
+/// `source` hands out each tensor by its checkpoint name, or says why it cannot; `path` is for error messages.
+///
+/// # Errors
+/// The first error of `source`, or [`LlamaError::Shape`].
+pub fn restore(
+    llama: Llama,
+    selection: &Selection,
+    path: &Path,
+    source: impl FnMut(&str) -> Result<TensorData, LlamaError>,
+) -> Result<Llama, LlamaError> {
+    let mut restorer = Restorer { selection, file: path, source, path: vec![], error: None };
+    let llama = llama.map(&mut restorer);
+    match restorer.error {
+        None => Ok(llama),
+        Some(error) => Err(error),
+    }
+}
+
+/// Gives every parameter an identity that follows from its path alone, so that optimizer state finds its parameter
+/// again in another process.
+pub(crate) fn identify_by_path(llama: Llama) -> Llama {
+    llama.map(&mut Identifier { path: vec![] })
+}
+
+struct Collector<'a> {
+    selection: &'a Selection,
+    path: Vec<String>,
+    tensors: BTreeMap<String, TensorData>,
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        if self.selection.contains(&path) {
+            let name = checkpoint_name(&path);
+            let tensor = transposed_if(name.transposed, param.val().without_autodiff());
+            self.tensors.insert(name.name, tensor.into_data());
+        }
+    }
+}
+
+struct Restorer<'a, S> {
+    selection: &'a Selection,
+    file: &'a Path,
+    source: S,
+    path: Vec<String>,
+    error: Option<LlamaError>,
+}
+
+impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
+    fn tensor<const D: usize>(&mut self, param: &Param<Tensor<D>>, name: &str, transposed: bool) -> Result<Tensor<D>, LlamaError> {
+        let data = (self.source)(name)?.convert::<f32>();
+        let mut needed = param.lazy_shape().to_vec();
+        if transposed {
+            needed.reverse();
+        }
+        if data.shape().to_vec() != needed {
+            return Err(LlamaError::Shape {
+                path: self.file.to_owned(),
+                tensor: name.to_owned(),
+                found: data.shape().to_vec(),
+                needed,
+            });
+        }
+        let tensor = Tensor::from_data(data, &param.lazy_device());
+        Ok(transposed_if(transposed, tensor))
+    }
+}
+
+impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> ModuleMapper for Restorer<'_, S> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        if self.error.is_some() || !self.selection.contains(&path) {
+            return param;
+        }
+        let name = checkpoint_name(&path);
+        match self.tensor(&param, &name.name, name.transposed) {
+            Ok(tensor) => {
+                let param_id = param.id;
+                param.transform_for_load(tensor, param_id)
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// Matrices only: nothing else is stored transposed.
+fn transposed_if<const D: usize>(transposed: bool, tensor: Tensor<D>) -> Tensor<D> {
+    if transposed { tensor.swap_dims(D - 2, D - 1) } else { tensor }
+}
+
+struct Identifier {
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Identifier {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, mut param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.id = ParamId::from(fnv1a(&self.path.join(".")));
+        param
+    }
+}
+
+/// 64-bit FNV-1a: stable across platforms and versions, unlike the standard library's hasher.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}

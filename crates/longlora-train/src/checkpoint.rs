@@ -1,0 +1,139 @@
+//! A run's state on disk: what is trained, the optimizer, the step. Never the frozen base.
+//!
+//! ```text
+//! checkpoints/step-000100/trained.safetensors   parameters, by their checkpoint names
+//!                         optimizer.bpk         AdamW's moments, burn's own format
+//!                         state.json            step and tokens; the schedule and the data order follow from the step
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::optim::OptimizerRecord;
+use burn::tensor::Bytes;
+use longlora_llama::{
+    Llama, LlamaError, Selection, collect, read_tensors, restore, write_atomically, write_tensors,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::config::TrainingConfig;
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+
+const TRAINED: &str = "trained.safetensors";
+const OPTIMIZER: &str = "optimizer.bpk";
+const STATE: &str = "state.json";
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+}
+
+impl Checkpoint {
+    /// Writes the state after this step into `checkpoints`: the folder appears whole, or not at all.
+    ///
+    /// # Errors
+    /// [`TrainError`], if the disk refuses; earlier checkpoints are untouched.
+    pub fn save(
+        &self,
+        checkpoints: &Path,
+        llama: &Llama,
+        selection: &Selection,
+        optimizer: &Optimizer,
+    ) -> Result<PathBuf, TrainError> {
+        let file = TrainError::file;
+        fs::create_dir_all(checkpoints).map_err(file("create", checkpoints))?;
+        let folder = checkpoints.join(format!("step-{:06}", self.step));
+        let partial = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempdir_in(checkpoints)
+            .map_err(file("write into", checkpoints))?;
+        write_tensors(&partial.path().join(TRAINED), &collect(llama, selection))?;
+        let optimizer = optimizer.adam_w.into_bytes().map_err(|error| TrainError::NotResumable {
+            path: folder.clone(),
+            reason: format!("the optimizer state cannot be written: {error}"),
+        })?;
+        write_atomically(&partial.path().join(OPTIMIZER), &optimizer)?;
+        let state = serde_json::to_string_pretty(self).expect("a step is JSON");
+        write_atomically(&partial.path().join(STATE), state.as_bytes())?;
+        if folder.exists() {
+            // The same step of the same run: a resumed run reaches it again, bit for bit.
+            fs::remove_dir_all(&folder).map_err(file("replace", &folder))?;
+        }
+        fs::rename(partial.keep(), &folder).map_err(file("write", &folder))?;
+        fs::File::open(checkpoints)
+            .and_then(|folder| folder.sync_all())
+            .map_err(file("sync", checkpoints))?;
+        Ok(folder)
+    }
+
+    /// Reads the latest whole checkpoint of a run back into a freshly attached model.
+    ///
+    /// # Errors
+    /// [`TrainError`], if there is none, or one of its files is torn.
+    pub fn load(
+        checkpoints: &Path,
+        llama: Llama,
+        selection: &Selection,
+        config: &TrainingConfig,
+    ) -> Result<(Self, Llama, Optimizer), TrainError> {
+        let latest = list(checkpoints)?.pop().ok_or_else(|| TrainError::NotResumable {
+            path: checkpoints.to_owned(),
+            reason: "it has no checkpoint; start the run anew".to_owned(),
+        })?;
+        let path = latest.join(STATE);
+        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+        let checkpoint: Self = serde_json::from_str(&text)
+            .map_err(|source| LlamaError::Json { path: path.clone(), source })?;
+
+        let path = latest.join(TRAINED);
+        let mut tensors = read_tensors(&path)?;
+        let llama = restore(llama, selection, &path, |name| {
+            let missing = || LlamaError::Missing { path: path.clone(), tensor: name.to_owned() };
+            tensors.remove(name).ok_or_else(missing)
+        })?;
+
+        let path = latest.join(OPTIMIZER);
+        let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
+        let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes));
+        let record = record.map_err(|error| TrainError::NotResumable {
+            path,
+            reason: format!("its optimizer state is torn: {error}"),
+        })?;
+        let mut optimizer = Optimizer::new(config, checkpoint.step);
+        optimizer.adam_w = optimizer.adam_w.load_record(record);
+        Ok((checkpoint, llama, optimizer))
+    }
+
+    /// Removes all but the latest `keep` checkpoints.
+    pub(crate) fn prune(checkpoints: &Path, keep: usize) -> Result<(), TrainError> {
+        let all = list(checkpoints)?;
+        for old in &all[..all.len().saturating_sub(keep)] {
+            fs::remove_dir_all(old).map_err(TrainError::file("remove", old))?;
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoints of a run, oldest first. Unfinished ones have another name and are not among them.
+fn list(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    if !checkpoints.exists() {
+        return Ok(vec![]);
+    }
+    let entries = fs::read_dir(checkpoints).map_err(TrainError::file("read", checkpoints))?;
+    let mut steps = vec![];
+    for entry in entries {
+        let path = entry.map_err(TrainError::file("read", checkpoints))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok()) {
+            steps.push((step, path));
+        }
+    }
+    steps.sort_unstable();
+    Ok(steps.into_iter().map(|(_, path)| path).collect())
+}

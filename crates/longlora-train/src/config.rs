@@ -1,0 +1,315 @@
+//! What a run is asked to do, as a TOML file says it.
+
+use std::path::{Path, PathBuf};
+
+use longlora_adapters::{AdapterConfig, RopeKind};
+use longlora_attention::AttentionPattern;
+use longlora_data::Order;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::schedule::Decay;
+
+/// A fine-tuning run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Every random number of the run follows from it.
+    pub seed: u64,
+    /// What is extended.
+    pub model: ModelConfig,
+    /// How far, and by which scaling.
+    pub context: RopeTarget,
+    /// Who sees whom in training; evaluation attends in full.
+    pub attention: AttentionPattern,
+    /// What is learned from.
+    pub data: DataConfig,
+    /// What is trained.
+    pub adapters: AdapterConfig,
+    /// How.
+    pub training: TrainingConfig,
+}
+
+/// The base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A Hugging Face folder: `config.json`, safetensors, `tokenizer.json`.
+    pub path: PathBuf,
+}
+
+/// The context to train for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RopeTarget {
+    /// Tokens of a training window.
+    pub length: usize,
+    /// Scaling from the model's own context to `length`; LongLoRA's is `linear`. A model that reaches so far already
+    /// keeps its own.
+    pub rope_scaling: RopeKind,
+}
+
+/// Training text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// A .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them.
+    pub path: PathBuf,
+    /// In which order windows are drawn.
+    pub order: WindowOrder,
+    /// Text that is never trained on, for the table at the end.
+    pub held_out: HeldOut,
+}
+
+/// Where held-out text comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldOut {
+    /// This share of the windows, in [0, 1), from the end of the training text.
+    Fraction(f64),
+    /// Another file or folder.
+    Path(PathBuf),
+}
+
+/// In which order windows are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WindowOrder {
+    /// A new permutation in each epoch, from the run's seed.
+    Shuffled,
+    /// As they stand in the text.
+    Sequential,
+}
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Optimizer steps; LongLoRA takes 1,000.
+    pub steps: u64,
+    /// Windows per micro-batch; LongLoRA has 1.
+    pub batch_size: usize,
+    /// Micro-batches per step; LongLoRA has 8 on each of 8 GPUs.
+    pub accumulation: usize,
+    /// Micro-batches that run side by side, each in memory of its own. On a CPU, one per core is fastest while a window
+    /// is short; 1 needs the least memory.
+    pub parallel: usize,
+    /// Peak learning rates.
+    pub learning_rates: LearningRates,
+    /// Steps of linear warm-up; LongLoRA has 20.
+    pub warmup_steps: u64,
+    /// What follows the warm-up; LongLoRA stays constant.
+    pub decay: Decay,
+    /// AdamW's decay rates of its two moments; LongLoRA's paper has 0.9 and 0.95.
+    pub betas: [f64; 2],
+    /// Added to AdamW's denominator; PyTorch's 1e-8.
+    pub epsilon: f64,
+    /// Decoupled weight decay; LongLoRA has 0. RoPE offsets are never decayed.
+    pub weight_decay: f64,
+    /// Largest norm of the whole gradient; 0 does not clip. Hugging Face's default is 1.
+    pub max_grad_norm: f64,
+    /// Steps between checkpoints; 0 saves at the end alone.
+    pub save_every: u64,
+    /// Checkpoints kept; older ones are removed.
+    pub keep_checkpoints: usize,
+}
+
+/// Peak learning rates by what is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearningRates {
+    /// Of LoRA; LongLoRA has 2e-5 for 7B and 13B. Of all other weights, too, when the whole model is trained.
+    pub lora: f64,
+    /// Of norms and embeddings; LongLoRA has 2e-5.
+    pub norms_and_embeddings: f64,
+    /// Of RoPE offsets, which are log-frequencies: a step moves each by about this much.
+    pub rope_offsets: f64,
+}
+
+impl Default for TrainingConfig {
+    /// LongLoRA's numbers, for one device.
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch_size: 1,
+            accumulation: 8,
+            parallel: 1,
+            learning_rates: LearningRates {
+                lora: 2e-5,
+                norms_and_embeddings: 2e-5,
+                rope_offsets: 1e-4,
+            },
+            warmup_steps: 20,
+            decay: Decay::Constant,
+            betas: [0.9, 0.95],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            save_every: 100,
+            keep_checkpoints: 2,
+        }
+    }
+}
+
+impl FinetuneConfig {
+    /// LongLoRA's recipe for a model and its text.
+    pub fn longlora(model: PathBuf, data: PathBuf, context_length: usize) -> Self {
+        Self {
+            seed: 0,
+            model: ModelConfig { path: model },
+            context: RopeTarget { length: context_length, rope_scaling: RopeKind::Linear },
+            attention: AttentionPattern::LONGLORA,
+            data: DataConfig {
+                path: data,
+                order: WindowOrder::Shuffled,
+                held_out: HeldOut::Fraction(0.05),
+            },
+            adapters: AdapterConfig::longlora(),
+            training: TrainingConfig::default(),
+        }
+    }
+
+    /// Reads a TOML file; paths in it are relative to the file.
+    ///
+    /// # Errors
+    /// [`TrainError::ConfigFile`], naming the line and the key.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        let mut config = Self::from_toml(&text, path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut paths = vec![&mut config.model.path, &mut config.data.path];
+        if let HeldOut::Path(path) = &mut config.data.held_out {
+            paths.push(path);
+        }
+        for path in paths {
+            *path = folder.join(&path);
+        }
+        Ok(config)
+    }
+
+    /// From the text of a TOML file; `path` is for error messages.
+    ///
+    /// # Errors
+    /// [`TrainError::ConfigFile`], naming the line and the key.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self, TrainError> {
+        toml::from_str(text).map_err(|error| TrainError::ConfigFile {
+            path: path.to_owned(),
+            reason: one_line(&error),
+        })
+    }
+
+    /// The same, as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a TOML form")
+    }
+
+    /// Checks every number that can be checked without the model.
+    ///
+    /// # Errors
+    /// [`TrainError`], naming the key and the value.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        if self.context.length < 2 {
+            let value = self.context.length.to_string();
+            return Err(TrainError::Value {
+                key: "context.length",
+                value,
+                needed: "predicting takes at least 2 tokens",
+            });
+        }
+        if let HeldOut::Fraction(fraction) = self.data.held_out
+            && !(0.0..1.0).contains(&fraction)
+        {
+            return Err(TrainError::Value {
+                key: "data.held_out.fraction",
+                value: fraction.to_string(),
+                needed: "it has to be in [0, 1)",
+            });
+        }
+        self.attention.validate(self.context.length)?;
+        self.adapters.validate()?;
+        self.training.validate()
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        match self.data.order {
+            WindowOrder::Shuffled => Order::Shuffled { seed: self.seed },
+            WindowOrder::Sequential => Order::Sequential,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`TrainError::Value`], naming the key and the value.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let rates = &self.learning_rates;
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let fraction = |x: f64| (0.0..1.0).contains(&x);
+        let at_least_one = "at least 1 is needed";
+        let checks = [
+            ("training.steps", self.steps.to_string(), self.steps > 0, at_least_one),
+            ("training.batch_size", self.batch_size.to_string(), self.batch_size > 0, at_least_one),
+            (
+                "training.accumulation",
+                self.accumulation.to_string(),
+                self.accumulation > 0,
+                at_least_one,
+            ),
+            ("training.parallel", self.parallel.to_string(), self.parallel > 0, at_least_one),
+            (
+                "training.keep_checkpoints",
+                self.keep_checkpoints.to_string(),
+                self.keep_checkpoints > 0,
+                at_least_one,
+            ),
+            ("learning_rates.lora", rates.lora.to_string(), positive(rates.lora), POSITIVE),
+            (
+                "learning_rates.norms_and_embeddings",
+                rates.norms_and_embeddings.to_string(),
+                positive(rates.norms_and_embeddings),
+                POSITIVE,
+            ),
+            (
+                "learning_rates.rope_offsets",
+                rates.rope_offsets.to_string(),
+                positive(rates.rope_offsets),
+                POSITIVE,
+            ),
+            (
+                "training.betas",
+                format!("{:?}", self.betas),
+                self.betas.into_iter().all(fraction),
+                "both have to be in [0, 1)",
+            ),
+            ("training.epsilon", self.epsilon.to_string(), positive(self.epsilon), POSITIVE),
+            (
+                "training.weight_decay",
+                self.weight_decay.to_string(),
+                fraction(self.weight_decay),
+                "it has to be in [0, 1)",
+            ),
+            (
+                "training.max_grad_norm",
+                self.max_grad_norm.to_string(),
+                self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
+                "it has to be 0, for no clipping, or a positive number",
+            ),
+        ];
+        match checks.into_iter().find(|(_, _, fine, _)| !fine) {
+            None => Ok(()),
+            Some((key, value, _, needed)) => Err(TrainError::Value { key, value, needed }),
+        }
+    }
+}
+
+const POSITIVE: &str = "it has to be a positive number";
+
+/// What toml says about a mistake, on one line: where, what, and which keys there are.
+pub(crate) fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let without_drawing = lines.filter(|line| !line.starts_with('|') && !line.contains(" | "));
+    without_drawing.collect::<Vec<_>>().join(": ")
+}

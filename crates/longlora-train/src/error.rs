@@ -1,0 +1,98 @@
+//! What can stop a training run.
+
+use std::path::PathBuf;
+
+use longlora_adapters::{AdapterError, RopeError};
+use longlora_attention::PatternError;
+use longlora_data::DataError;
+use longlora_llama::LlamaError;
+
+/// Why a run cannot start, go on, or be resumed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The model.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The attention pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The adapters.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// The position embedding.
+    #[error(transparent)]
+    Rope(#[from] RopeError),
+    /// The file system refused.
+    #[error("cannot {action} `{path}`: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A configuration file with a mistake.
+    #[error("cannot read `{path}`: {reason}")]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and key.
+        reason: String,
+    },
+    /// A number that cannot be trained with.
+    #[error("`{key}` is `{value}`, which cannot be; {needed}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it has to be.
+        needed: &'static str,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss of step {step} is `{loss}`, so training stopped before it could spoil the weights; \
+         lower the learning rate, or look at the data of that step; the last checkpoint is kept"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// Windows in which nothing is to be predicted.
+    #[error("step {step} has nothing to predict: its documents are of one token each; leave such documents out")]
+    NoTargets {
+        /// The step, from 1.
+        step: u64,
+    },
+    /// Nothing is overwritten unasked.
+    #[error("run folder `{path}` exists already; choose another with --out, or go on with --resume {path}")]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is nothing to go on with.
+    #[error("`{path}` cannot be resumed: {reason}")]
+    NotResumable {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn file(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+}

@@ -1,0 +1,182 @@
+//! The recipe: the whole run, in reading order.
+
+use burn::tensor::Device;
+use longlora_adapters::{RopeConfig, RopeKind, RopeScaling};
+use longlora_data::{BatchStream, Corpus, Tokenizer, Windows};
+use longlora_llama::{AdapterFacts, Llama, Selection, load_pretrained, save_adapter};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{FinetuneConfig, HeldOut};
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::run_folder::{Manifest, RunFolder};
+use crate::session::{Outcome, Session, StepReport};
+use crate::stop::Stop;
+use crate::trainee::Trainee;
+
+/// Extends a model's context on its owner's documents, and leaves everything in the run folder.
+///
+/// # Errors
+/// [`TrainError`], before the first step where it can be known by then.
+pub fn finetune(
+    config: &FinetuneConfig,
+    run: &RunFolder,
+    device: &Device,
+    stop: &Stop,
+    report: &mut dyn FnMut(&StepReport),
+) -> Result<Outcome, TrainError> {
+    config.validate()?;
+    run.write("config.toml", &config.to_toml())?;
+    let llama = extended_model(config, device)?.attach(&config.adapters, config.seed);
+    let (windows, manifest) = training_windows(config, &llama)?;
+    run.write_manifest(&manifest)?;
+    let start = Checkpoint { step: 0, tokens: 0 };
+    let optimizer = Optimizer::new(&config.training, start.step);
+    go_on(config, run, windows, (start, llama, optimizer), stop, report)
+}
+
+/// Goes on from a run's latest checkpoint, and ends bit for bit where the uninterrupted run would have.
+///
+/// # Errors
+/// [`TrainError`], also if the data are no longer what the run began with.
+pub fn resume(
+    run: &RunFolder,
+    device: &Device,
+    stop: &Stop,
+    report: &mut dyn FnMut(&StepReport),
+) -> Result<Outcome, TrainError> {
+    let config = FinetuneConfig::read(&run.config())?;
+    config.validate()?;
+    let llama = extended_model(&config, device)?.attach(&config.adapters, config.seed);
+    let (windows, manifest) = training_windows(&config, &llama)?;
+    refuse_other_data(run, &manifest)?;
+    let selection = Selection::Adapter(config.adapters.clone());
+    let state = Checkpoint::load(&run.checkpoints(), llama, &selection, &config.training)?;
+    go_on(&config, run, windows, state, stop, report)
+}
+
+fn go_on(
+    config: &FinetuneConfig,
+    run: &RunFolder,
+    windows: Windows,
+    (at, llama, optimizer): (Checkpoint, Llama, Optimizer),
+    stop: &Stop,
+    report: &mut dyn FnMut(&StepReport),
+) -> Result<Outcome, TrainError> {
+    let training = &config.training;
+    let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);
+    let session = Session {
+        run,
+        config: training,
+        seed: config.seed,
+        selection: Selection::Adapter(config.adapters.clone()),
+        stream: BatchStream::new(
+            windows,
+            config.order(),
+            training.batch_size,
+            training.accumulation,
+        ),
+        at,
+        trainee: Trainee {
+            llama,
+            pattern: config.attention,
+            max_grad_norm,
+            parallel: training.parallel,
+        },
+        optimizer,
+    };
+    let outcome = session.run(stop, report)?;
+    if let Outcome::Finished(llama) = &outcome {
+        let facts = AdapterFacts {
+            longlora_version: env!("CARGO_PKG_VERSION").to_owned(),
+            context_length: config.context.length,
+            training_pattern: config.attention,
+            rope: llama.config.rope.clone(),
+            rope_offset: config.adapters.rope_offset,
+        };
+        let base = config.model.path.display().to_string();
+        save_adapter(llama, &config.adapters, &facts, &base, &run.adapter())?;
+    }
+    Ok(outcome)
+}
+
+/// The base model on the autodiff device, its position embedding stretched.
+fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, TrainError> {
+    let mut llama = load_pretrained(&config.model.path, &device.clone().autodiff())?;
+    let context = &config.context;
+    llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);
+    llama.config.rope.validate()?;
+    Ok(llama)
+}
+
+/// The position embedding that reaches `length` tokens: the model's own where it does already, else its pre-trained
+/// one, stretched. A scaling that the model came with is replaced by one for the whole way, not multiplied.
+pub fn extended_rope(base: &RopeConfig, kind: RopeKind, length: usize) -> RopeConfig {
+    if length <= base.max_position_embeddings {
+        return base.clone();
+    }
+    let scaling = RopeScaling::stretch(kind, base.original_context(), length);
+    RopeConfig { max_position_embeddings: length, scaling, ..base.clone() }
+}
+
+/// The windows to learn from, without the held-out ones, and what the run is made of.
+fn training_windows(
+    config: &FinetuneConfig,
+    llama: &Llama,
+) -> Result<(Windows, Manifest), TrainError> {
+    let corpus = Corpus::read(&config.data.path)?;
+    let (windows, _) = split(config, &corpus)?;
+    windows.check_vocabulary(llama.config.vocab_size)?;
+    let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
+    Ok((windows, manifest))
+}
+
+/// The held-out text of a run, as token ids: what its table of perplexities is measured on. Empty, if nothing was held
+/// out.
+///
+/// # Errors
+/// [`TrainError::Data`], if the text cannot be read.
+pub fn held_out_documents(config: &FinetuneConfig) -> Result<Vec<Vec<u32>>, TrainError> {
+    match &config.data.held_out {
+        HeldOut::Path(path) => tokenize(config, &Corpus::read(path)?),
+        HeldOut::Fraction(_) => {
+            let (_, held_out) = split(config, &Corpus::read(&config.data.path)?)?;
+            // Windows that follow one another in the text are one document again.
+            let tokens = (0..held_out.len()).flat_map(|index| held_out.get(index).tokens);
+            let tokens: Vec<u32> = tokens.collect();
+            Ok(if tokens.is_empty() { vec![] } else { vec![tokens] })
+        }
+    }
+}
+
+/// `(training, held out)`
+fn split(config: &FinetuneConfig, corpus: &Corpus) -> Result<(Windows, Windows), TrainError> {
+    let windows = Windows::pack(tokenize(config, corpus)?, config.context.length)?;
+    let fraction = match config.data.held_out {
+        HeldOut::Fraction(fraction) => fraction,
+        HeldOut::Path(_) => 0.0,
+    };
+    Ok(windows.split_validation(fraction))
+}
+
+/// Token ids need no tokenizer, text does.
+fn tokenize(config: &FinetuneConfig, corpus: &Corpus) -> Result<Vec<Vec<u32>>, TrainError> {
+    let tokenizer = corpus.has_text().then(|| Tokenizer::read(&config.model.path)).transpose()?;
+    Ok(corpus.tokenize(tokenizer.as_ref())?)
+}
+
+fn refuse_other_data(run: &RunFolder, now: &Manifest) -> Result<(), TrainError> {
+    let then = run.read_manifest()?;
+    let hashes = |manifest: &Manifest| -> Vec<String> {
+        manifest.data.iter().map(|file| file.sha256.clone()).collect()
+    };
+    if hashes(&then) == hashes(now) {
+        return Ok(());
+    }
+    let changed = now.data.iter().find(|file| !hashes(&then).contains(&file.sha256));
+    let changed = changed.map_or("a file".to_owned(), |file| format!("`{}`", file.path.display()));
+    Err(TrainError::NotResumable {
+        path: run.path().to_owned(),
+        reason: format!("{changed} is no longer what the run began with; start a new run"),
+    })
+}

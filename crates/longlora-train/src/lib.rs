@@ -1,0 +1,45 @@
+//! Training by LongLoRA's recipe, in the memory of one block.
+//!
+//! ```text
+//! step:  block 0 ─► block 1 ─► … ─► norm ─► head + loss, in chunks      forward without a graph, one input kept per block
+//!        block 0 ◄─ block 1 ◄─ … ◄─ norm ◄─ gradient by hidden states   one block at a time, recomputed
+//! then:  clip by the global norm ─► AdamW by group ─► metrics, checkpoint
+//! ```
+//!
+//! [`finetune()`] is the whole run, in reading order. [`Trainee`] is its step as burn-train's `TrainStep`, so burn's own
+//! learner can drive it, too.
+
+mod error;
+mod config;
+mod batch;
+mod trainee;
+mod gradients;
+pub mod reference;
+mod clip;
+mod optimizer;
+mod schedule;
+mod memory;
+mod stop;
+mod checkpoint;
+mod run_folder;
+mod session;
+mod finetune;
+mod pretrain;
+
+pub use batch::StepBatch;
+pub use checkpoint::Checkpoint;
+pub use clip::clip_by_global_norm;
+pub use config::{
+    DataConfig, FinetuneConfig, HeldOut, LearningRates, ModelConfig, RopeTarget, TrainingConfig,
+    WindowOrder,
+};
+pub use error::TrainError;
+pub use finetune::{extended_rope, finetune, held_out_documents, resume};
+pub use memory::peak_memory_bytes;
+pub use optimizer::Optimizer;
+pub use pretrain::{ModelSizes, PretrainConfig, pretrain};
+pub use run_folder::{Manifest, RunFolder};
+pub use schedule::{Decay, Schedule};
+pub use session::{Outcome, StepReport};
+pub use stop::Stop;
+pub use trainee::{StepOutput, Trainee};

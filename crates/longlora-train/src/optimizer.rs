@@ -1,0 +1,60 @@
+//! AdamW, with its own rates for what is trained.
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::ParamGroup;
+use burn::optim::{AdamWConfig, ModuleOptimizer};
+
+use crate::config::TrainingConfig;
+use crate::schedule::Schedule;
+
+/// Optimizer and learning rates of a run.
+#[derive(Clone)]
+pub struct Optimizer {
+    /// AdamW, in groups.
+    pub adam_w: ModuleOptimizer,
+    /// Rates, in the same groups.
+    pub rates: ModuleLrScheduler,
+}
+
+impl Optimizer {
+    /// Three groups: LoRA and other weights; norms and embeddings; RoPE offsets, which are never decayed.
+    ///
+    /// `step` is the number of steps already taken. Every number is passed on: burn's defaults are not PyTorch's.
+    pub fn new(config: &TrainingConfig, step: u64) -> Self {
+        let adam_w = |weight_decay: f64| {
+            AdamWConfig::new()
+                .with_beta_1(config.betas[0] as f32)
+                .with_beta_2(config.betas[1] as f32)
+                .with_epsilon(config.epsilon as f32)
+                .with_weight_decay(weight_decay as f32)
+                .with_cautious_weight_decay(false)
+                .with_amsgrad(false)
+        };
+        let schedule = |peak| Schedule {
+            peak,
+            warmup_steps: config.warmup_steps,
+            steps: config.steps,
+            decay: config.decay,
+            step,
+        };
+        let rates = &config.learning_rates;
+        Self {
+            adam_w: adam_w(config.weight_decay).init().with_group(
+                rope_offsets(),
+                adam_w(0.0).build(),
+                None,
+            ),
+            rates: ModuleLrScheduler::new(schedule(rates.lora))
+                .with_group(norms_and_embeddings(), schedule(rates.norms_and_embeddings))
+                .with_group(rope_offsets(), schedule(rates.rope_offsets)),
+        }
+    }
+}
+
+fn norms_and_embeddings() -> ParamGroup {
+    ParamGroup::from_any_predicates(vec!["norm.gamma", "embed_tokens.weight"])
+}
+
+fn rope_offsets() -> ParamGroup {
+    ParamGroup::from_predicate("rope_offset.delta")
+}

@@ -1,0 +1,176 @@
+//! Making a small model from nothing: tokenizer, architecture, weights.
+//!
+//! It exists so that the main job has a model of its own to extend. All weights are trained, with the same step, loop
+//! and checkpoints as fine-tuning.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+use longlora_attention::AttentionPattern;
+use longlora_data::{
+    BatchStream, Content, Corpus, Order, Tokenizer, Windows, train_byte_level_bpe,
+};
+use longlora_llama::{Llama, LlamaConfig, Selection, save_pretrained};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{TrainingConfig, one_line};
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::run_folder::{Manifest, RunFolder};
+use crate::session::{Outcome, Session, StepReport};
+use crate::stop::Stop;
+use crate::trainee::Trainee;
+
+/// A pre-training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// Every random number of the run follows from it.
+    pub seed: u64,
+    /// Text to learn from: a file or a folder.
+    pub data: PathBuf,
+    /// Tokens of a window, and the model's context.
+    pub context_length: usize,
+    /// Sizes of the model.
+    pub model: ModelSizes,
+    /// How it is trained; `learning_rates.lora` is the rate of all projections.
+    pub training: TrainingConfig,
+}
+
+/// Sizes of a LLaMA, by Hugging Face's names; its embeddings are tied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSizes {
+    /// Entries of the byte-level BPE vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl PretrainConfig {
+    /// Reads a TOML file; its data path is relative to the file.
+    ///
+    /// # Errors
+    /// [`TrainError::ConfigFile`], naming the line and the key.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| TrainError::ConfigFile {
+            path: path.to_owned(),
+            reason: one_line(&error),
+        })?;
+        config.data = path.parent().unwrap_or(Path::new("")).join(&config.data);
+        Ok(config)
+    }
+}
+
+/// Trains a model from random weights and writes it as a Hugging Face folder, in f16, to `model`. A run folder that
+/// holds checkpoints of the same run goes on where it stopped.
+///
+/// # Errors
+/// [`TrainError`], before the first step where it can be known by then.
+pub fn pretrain(
+    config: &PretrainConfig,
+    run: &RunFolder,
+    model: &Path,
+    device: &Device,
+    stop: &Stop,
+    report: &mut dyn FnMut(&StepReport),
+) -> Result<Outcome, TrainError> {
+    config.training.validate()?;
+    let corpus = Corpus::read(&config.data)?;
+    let tokenizer = train_byte_level_bpe(texts(&corpus), config.model.vocab_size)?;
+    let windows = Windows::pack(corpus.tokenize(Some(&tokenizer))?, config.context_length)?;
+    let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
+    run.write("config.toml", &toml::to_string(config).expect("every field has a TOML form"))?;
+    run.write_manifest(&manifest)?;
+
+    let device = device.clone().autodiff();
+    device.seed(config.seed);
+    let llama = config.llama_config(&tokenizer)?.init(&device).train_all();
+    let training = &config.training;
+    let (at, llama, optimizer) = if run.checkpoints().exists() {
+        Checkpoint::load(&run.checkpoints(), llama, &Selection::Base, training)?
+    } else {
+        (Checkpoint { step: 0, tokens: 0 }, llama, Optimizer::new(training, 0))
+    };
+    let session = Session {
+        run,
+        config: training,
+        seed: config.seed,
+        selection: Selection::Base,
+        stream: BatchStream::new(
+            windows,
+            Order::Shuffled { seed: config.seed },
+            training.batch_size,
+            training.accumulation,
+        ),
+        at,
+        trainee: Trainee {
+            llama,
+            pattern: AttentionPattern::Full,
+            max_grad_norm: (training.max_grad_norm > 0.0).then_some(training.max_grad_norm),
+            parallel: training.parallel,
+        },
+        optimizer,
+    };
+    let outcome = session.run(stop, report)?;
+    if let Outcome::Finished(llama) = &outcome {
+        write_model(llama, &tokenizer, model)?;
+    }
+    Ok(outcome)
+}
+
+fn write_model(llama: &Llama, tokenizer: &Tokenizer, model: &Path) -> Result<(), TrainError> {
+    save_pretrained(llama, model, DType::F16)?;
+    Ok(tokenizer.save(&model.join("tokenizer.json"))?)
+}
+
+fn texts(corpus: &Corpus) -> impl Iterator<Item = &str> {
+    corpus.documents.iter().filter_map(|document| match &document.content {
+        Content::Text(text) => Some(text.as_str()),
+        Content::Tokens(_) => None,
+    })
+}
+
+impl PretrainConfig {
+    fn llama_config(&self, tokenizer: &Tokenizer) -> Result<LlamaConfig, TrainError> {
+        let sizes = &self.model;
+        let special = tokenizer.special_tokens();
+        let id = |token: &Option<longlora_data::SpecialToken>| token.as_ref().map(|token| token.id);
+        let Value::Object(config) = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "vocab_size": tokenizer.vocab_size(),
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": sizes.intermediate_size,
+            "num_hidden_layers": sizes.num_hidden_layers,
+            "num_attention_heads": sizes.num_attention_heads,
+            "num_key_value_heads": sizes.num_key_value_heads,
+            "head_dim": sizes.head_dim,
+            "max_position_embeddings": self.context_length,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": true,
+            "attention_bias": false,
+            "mlp_bias": false,
+            "bos_token_id": id(&special.bos),
+            "eos_token_id": id(&special.eos),
+        }) else {
+            unreachable!("the literal is an object")
+        };
+        Ok(LlamaConfig::from_hugging_face(config, Path::new("config.json"))?)
+    }
+}

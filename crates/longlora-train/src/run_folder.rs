@@ -1,0 +1,188 @@
+//! Everything that a run leaves behind, in one folder.
+//!
+//! ```text
+//! config.toml      the run as resolved: with it and the data the run can be repeated
+//! manifest.json    versions, seed, data hashes
+//! metrics.jsonl    one line per step
+//! checkpoints/     to resume from
+//! adapter/         the result, in PEFT's format
+//! report.md        what came out
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use longlora_data::SourceFile;
+use longlora_llama::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::session::StepReport;
+
+/// What a run was made of, beside its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this program.
+    pub longlora_version: String,
+    /// Version of burn.
+    pub burn_version: String,
+    /// Operating system and processor.
+    pub platform: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Training text, with its hashes.
+    pub data: Vec<HashedFile>,
+    /// Tokens of the training text.
+    pub data_tokens: usize,
+    /// Windows of the training text.
+    pub data_windows: usize,
+}
+
+/// A file as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashedFile {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its contents, in hexadecimal.
+    pub sha256: String,
+}
+
+impl From<&SourceFile> for HashedFile {
+    fn from(file: &SourceFile) -> Self {
+        let SourceFile { path, bytes, sha256 } = file.clone();
+        Self { path, bytes, sha256 }
+    }
+}
+
+impl Manifest {
+    /// Of a run of this program on this machine.
+    pub fn new(seed: u64, files: &[SourceFile], tokens: usize, windows: usize) -> Self {
+        Self {
+            longlora_version: env!("CARGO_PKG_VERSION").to_owned(),
+            burn_version: "0.22.1".to_owned(),
+            platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            seed,
+            data: files.iter().map(HashedFile::from).collect(),
+            data_tokens: tokens,
+            data_windows: windows,
+        }
+    }
+}
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes a new folder.
+    ///
+    /// # Errors
+    /// [`TrainError::RunExists`], if there is something already; [`TrainError::File`], if the disk refuses.
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        if path.exists() {
+            return Err(TrainError::RunExists { path: path.to_owned() });
+        }
+        fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Opens the folder of an earlier run.
+    ///
+    /// # Errors
+    /// [`TrainError::NotResumable`], if it is none.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let run = Self { path: path.to_owned() };
+        if run.config().exists() {
+            return Ok(run);
+        }
+        let reason = "it has no `config.toml`, so it is not a run folder".to_owned();
+        Err(TrainError::NotResumable { path: path.to_owned(), reason })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run as resolved.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// Where checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Where the result is.
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
+    }
+
+    /// Writes a file of the run, whole or not at all.
+    ///
+    /// # Errors
+    /// [`TrainError`], if the disk refuses.
+    pub fn write(&self, name: &str, contents: &str) -> Result<(), TrainError> {
+        Ok(write_atomically(&self.path.join(name), contents.as_bytes())?)
+    }
+
+    pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<(), TrainError> {
+        let json = serde_json::to_string_pretty(manifest).expect("a manifest is JSON");
+        self.write("manifest.json", &format!("{json}\n"))
+    }
+
+    pub(crate) fn read_manifest(&self) -> Result<Manifest, TrainError> {
+        let path = self.path.join("manifest.json");
+        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+        serde_json::from_str(&text)
+            .map_err(|error| TrainError::ConfigFile { path, reason: error.to_string() })
+    }
+
+    /// Opens `metrics.jsonl` for appending after step `step`: what a crashed run wrote beyond its last checkpoint is
+    /// dropped, because those steps will be taken again.
+    pub(crate) fn metrics_after(&self, step: u64) -> Result<MetricsFile, TrainError> {
+        let path = self.path.join("metrics.jsonl");
+        let mut kept = String::new();
+        if path.exists() {
+            let file = File::open(&path).map_err(TrainError::file("read", &path))?;
+            for line in BufReader::new(file).lines() {
+                let line = line.map_err(TrainError::file("read", &path))?;
+                let report: Option<StepReport> = serde_json::from_str(&line).ok();
+                if report.is_some_and(|report| report.step <= step) {
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            }
+        }
+        write_atomically(&path, kept.as_bytes())?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(TrainError::file("append to", &path))?;
+        Ok(MetricsFile { path, file })
+    }
+}
+
+/// The growing `metrics.jsonl`.
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    pub(crate) fn append(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        let line = serde_json::to_string(report).expect("a report is JSON");
+        // One call, so that a line is never half-written by a full buffer.
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(TrainError::file("append to", &self.path))
+    }
+}

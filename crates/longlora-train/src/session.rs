@@ -1,0 +1,140 @@
+//! The loop over the steps.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::train::TrainStep;
+use longlora_data::BatchStream;
+use longlora_llama::{Llama, Selection};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::StepBatch;
+use crate::checkpoint::Checkpoint;
+use crate::clip::clip_by_global_norm;
+use crate::config::TrainingConfig;
+use crate::error::TrainError;
+use crate::memory::peak_memory_bytes;
+use crate::optimizer::Optimizer;
+use crate::run_folder::RunFolder;
+use crate::stop::Stop;
+use crate::trainee::Trainee;
+
+/// One step, as `metrics.jsonl` has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Mean negative log-likelihood per target before the step, in nats.
+    pub loss: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the base group.
+    pub learning_rate: f64,
+    /// Tokens of this step.
+    pub tokens: usize,
+    /// Wall-clock time of this step.
+    pub step_time_ms: f64,
+    /// Largest resident memory so far; absent where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl StepReport {
+    /// Speed of this step.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 * 1000.0 / self.step_time_ms
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All steps were taken; the model, off the autodiff device.
+    Finished(Box<Llama>),
+    /// It was asked to stop, and saved after this step.
+    Stopped {
+        /// Steps taken.
+        step: u64,
+    },
+}
+
+/// A run in the middle of its steps.
+pub(crate) struct Session<'a> {
+    pub(crate) run: &'a RunFolder,
+    pub(crate) config: &'a TrainingConfig,
+    pub(crate) seed: u64,
+    pub(crate) selection: Selection,
+    pub(crate) stream: BatchStream,
+    pub(crate) at: Checkpoint,
+    pub(crate) trainee: Trainee,
+    pub(crate) optimizer: Optimizer,
+}
+
+impl Session<'_> {
+    /// Takes the remaining steps; saves on the way, at the end, and when asked to stop.
+    pub(crate) fn run(
+        mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(&StepReport),
+    ) -> Result<Outcome, TrainError> {
+        let mut metrics = self.run.metrics_after(self.at.step)?;
+        while self.at.step < self.config.steps {
+            let step = self.step()?;
+            metrics.append(&step)?;
+            report(&step);
+            let every = self.config.save_every;
+            let last = self.at.step == self.config.steps;
+            let stopping = stop.requested() && !last;
+            if last || stopping || (every > 0 && self.at.step.is_multiple_of(every)) {
+                self.save()?;
+            }
+            if stopping {
+                return Ok(Outcome::Stopped { step: self.at.step });
+            }
+        }
+        Ok(Outcome::Finished(Box::new(self.trainee.llama.valid())))
+    }
+
+    fn step(&mut self) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
+        let number = self.at.step + 1;
+        let batch = StepBatch {
+            micro_batches: self.stream.step(self.at.step),
+            // Far apart, so that the micro-batches of two steps never share a seed.
+            dropout_seed: self.seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+        };
+        if batch.num_targets() == 0 {
+            return Err(TrainError::NoTargets { step: number });
+        }
+        let tokens = batch.tokens();
+        let output = TrainStep::step(&self.trainee, batch);
+        let max_norm = self.trainee.max_grad_norm.unwrap_or(f64::INFINITY);
+        let (grads, grad_norm) = clip_by_global_norm(&self.trainee.llama, output.grads, max_norm);
+        let loss = output.item.loss();
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let loss = if loss.is_finite() { grad_norm } else { loss };
+            return Err(TrainError::NotFinite { step: number, loss });
+        }
+        let rates = self.optimizer.rates.step();
+        let learning_rate = rates.base();
+        self.trainee = self.optimizer.adam_w.step(rates, self.trainee.clone(), grads);
+        self.at = Checkpoint { step: number, tokens: self.at.tokens + tokens as u64 };
+        Ok(StepReport {
+            step: number,
+            steps: self.config.steps,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            step_time_ms: start.elapsed().as_secs_f64() * 1000.0,
+            peak_memory_bytes: peak_memory_bytes(),
+        })
+    }
+
+    fn save(&self) -> Result<(), TrainError> {
+        let checkpoints = self.run.checkpoints();
+        self.at.save(&checkpoints, &self.trainee.llama, &self.selection, &self.optimizer)?;
+        Checkpoint::prune(&checkpoints, self.config.keep_checkpoints)
+    }
+}

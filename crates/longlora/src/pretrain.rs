@@ -1,0 +1,62 @@
+//! `longlora pretrain`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use longlora_train::{Outcome, PretrainConfig, RunFolder, Stop, pretrain};
+
+use crate::device::DeviceKind;
+use crate::progress::Progress;
+use crate::say;
+
+/// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
+///
+/// This is how the embedded model was made. Ctrl-C finishes the step and saves; the same command goes on.
+#[derive(clap::Args)]
+pub(crate) struct Pretrain {
+    /// Sizes and training, as a TOML file
+    config: PathBuf,
+    /// Text to learn from, instead of the file's: a file or a folder
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Where the model goes
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Where checkpoints and metrics go; an existing one is resumed
+    #[arg(long, value_name = "DIR", default_value = "runs/pretrain")]
+    run: PathBuf,
+    /// Where to compute
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    device: DeviceKind,
+}
+
+impl Pretrain {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut config = PretrainConfig::read(&self.config)?;
+        if let Some(data) = self.data {
+            config.data = data;
+        }
+        if self.out.exists() {
+            bail!("`{}` exists already; choose another place with --out", self.out.display());
+        }
+        let run = match RunFolder::open(&self.run) {
+            Ok(run) => run,
+            Err(_) => RunFolder::create(&self.run)?,
+        };
+        let stop = Stop::default();
+        let handler = stop.clone();
+        ctrlc::set_handler(move || handler.request())?;
+        let mut progress = Progress::new();
+        let mut report = |step: &_| progress.step(step);
+        let outcome =
+            pretrain(&config, &run, &self.out, &self.device.open(), &stop, &mut report)?;
+        progress.finish();
+        match outcome {
+            Outcome::Finished(_) => say(&format!("the model is in {}", self.out.display())),
+            Outcome::Stopped { step } => {
+                say(&format!("stopped after step {step}; the same command goes on"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! How far a long job has come: a bar on a terminal, plain lines in a pipe.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use longlora_train::StepReport;
+
+use crate::say;
+
+/// Seconds between plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Progress of one job.
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_line: Option<Instant>,
+    first_step: Option<u64>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}")
+                .expect("the template is well-formed");
+            ProgressBar::new(1).with_style(style)
+        });
+        Self { bar, started: Instant::now(), last_line: None, first_step: None }
+    }
+
+    /// After an optimizer step.
+    pub(crate) fn step(&mut self, report: &StepReport) {
+        let first = *self.first_step.get_or_insert(report.step);
+        let taken = report.step + 1 - first;
+        let each = self.started.elapsed().as_secs_f64() / taken as f64;
+        let memory = match report.peak_memory_bytes {
+            Some(bytes) => format!("  peak {:.0} MiB", bytes as f64 / f64::from(1 << 20)),
+            None => String::new(),
+        };
+        let message = format!(
+            "loss {:.4}  {:.0} tokens/s  {} left{memory}",
+            report.loss,
+            report.tokens_per_second(),
+            duration(each * (report.steps - report.step) as f64),
+        );
+        self.show("step", report.step, report.steps, &message);
+    }
+
+    /// After a part of a measurement.
+    pub(crate) fn part(&mut self, what: &str, done: usize, all: usize) {
+        self.show(what, done as u64, all as u64, what);
+    }
+
+    fn show(&mut self, unit: &str, done: u64, all: u64, message: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(all);
+            bar.set_position(done);
+            bar.set_message(message.to_owned());
+            return;
+        }
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+        if due || done == all {
+            say(&format!("{unit} {done}/{all}  {message}"));
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}

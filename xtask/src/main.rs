@@ -1,0 +1,78 @@
+//! `cargo xtask`: types the long commands for you, and nothing else.
+//!
+//! It builds `longlora` for the device at hand and becomes it, or runs the checks of this
+//! repository. It knows neither burn nor any longlora crate, so it builds in seconds.
+
+mod program;
+mod device;
+mod ci;
+mod invariants;
+mod rust_source;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Runs longlora from its source, or checks this repository.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true, after_help = PROGRAM_HELP)]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test, doc tests too; further arguments go to `cargo test`
+    #[command(disable_help_flag = true)]
+    Test {
+        /// Arguments of `cargo test`
+        #[arg(allow_hyphen_values = true)]
+        cargo_args: Vec<OsString>,
+        /// Arguments of the test programs
+        #[arg(last = true)]
+        test_args: Vec<OsString>,
+    },
+    /// Run the whole CI: format, clippy, tests, docs, every example, invariants
+    Ci,
+    /// A word that is none of the above is the program's, with all that follows it.
+    #[command(external_subcommand)]
+    Program(Vec<OsString>),
+}
+
+/// What clap cannot list: the program's commands, which belong to the program.
+const PROGRAM_HELP: &str = "\
+Any other word is a command of `longlora`, which is built in release mode and run:
+  finetune  Fine-tune a model on your own documents at a longer context
+  eval      Measure perplexity at every length, retrieval, and what the short context lost
+  pretrain  Train a small model from scratch
+  generate  Continue a prompt
+  help      List all of them
+
+`--device NAME` among their arguments picks what is built (flex, the CPU). Everything is handed over
+unchanged, in the directory of the caller: `cargo xtask finetune --help` is the program's own help.";
+
+#[expect(clippy::print_stderr, reason = "the one place where errors reach the terminal")]
+fn main() -> ExitCode {
+    let done = match Xtask::parse().task {
+        Task::Test { cargo_args, test_args } => test(&cargo_args, &test_args),
+        Task::Ci => ci::run(),
+        Task::Program(words) => program::run(&words),
+    };
+    // Not anyhow's own report: with RUST_BACKTRACE set it buries the sentence under a backtrace.
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn test(cargo_args: &[OsString], test_args: &[OsString]) -> anyhow::Result<ExitCode> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--release", "--workspace"]).args(cargo_args);
+    if !test_args.is_empty() {
+        command.arg("--").args(test_args);
+    }
+    program::hand_over(&mut command)
+}
