@@ -17,13 +17,14 @@ use crate::workspace::Workspace;
 /// what they say.
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let features = match device::cargo_feature(words)? {
-        Some(feature) => vec!["--features", feature],
+        Some(feature) => vec!["--features".to_owned(), format!("longlora/{feature}")],
         None => vec![],
     };
     let sh = Shell::new()?;
     let workspace = Workspace::read(&sh)?;
     sh.change_dir(&workspace.root);
-    cmd!(sh, "cargo build --release --package longlora {features...}").quiet().run()?;
+    // The whole workspace is selected, so that burn has the same features as for the tests and is built once.
+    cmd!(sh, "cargo build --release --workspace --bin longlora {features...}").quiet().run()?;
 
     let program = workspace.target_directory.join("release").join(format!("longlora{EXE_SUFFIX}"));
     hand_over(Command::new(program).args(words))

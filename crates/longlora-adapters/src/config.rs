@@ -91,7 +91,9 @@ pub enum AdapterError {
         bound: f64,
     },
     /// Nothing is trained.
-    #[error("nothing would be trained: no LoRA, norms, embeddings or RoPE offsets; switch on at least one")]
+    #[error(
+        "nothing would be trained: no LoRA, norms, embeddings or RoPE offsets; switch on at least one"
+    )]
     Nothing,
 }
 
@@ -198,5 +200,98 @@ impl FromStr for TargetModule {
     fn from_str(name: &str) -> Result<Self, AdapterError> {
         let known = Self::ALL.into_iter().find(|module| module.name() == name);
         known.ok_or_else(|| AdapterError::UnknownTarget { name: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut AdapterConfig), expected: &str) {
+        let mut config = AdapterConfig::longlora();
+        change(&mut config);
+        assert_eq!(config.validate().unwrap_err().to_string(), expected);
+    }
+
+    #[track_caller]
+    fn check_lora(change: impl FnOnce(&mut LoraConfig), expected: &str) {
+        check(|config| change(config.lora.as_mut().unwrap()), expected);
+    }
+
+    #[track_caller]
+    fn check_bound(bound: f64, expected: &str) {
+        check(|config| config.rope_offset.as_mut().unwrap().bound = bound, expected);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_meant_is_refused_by_name() {
+        check_lora(|lora| lora.rank = 0, "LoRA rank is `0`; use at least 1, or leave LoRA out");
+        check_lora(
+            |lora| lora.alpha = -16.0,
+            "LoRA alpha `-16` is not a positive number; LongLoRA uses 16",
+        );
+        check_lora(
+            |lora| lora.alpha = f64::NAN,
+            "LoRA alpha `NaN` is not a positive number; LongLoRA uses 16",
+        );
+        check_lora(|lora| lora.dropout = 1.0, "LoRA dropout `1` is not in [0, 1)");
+        check_lora(|lora| lora.dropout = -0.5, "LoRA dropout `-0.5` is not in [0, 1)");
+        check_lora(
+            |lora| lora.target_modules.clear(),
+            &format!("LoRA has no target modules; name some of {KNOWN}, or leave LoRA out"),
+        );
+        check_bound(0.0, "RoPE offset bound `0` is not in (0, 2]; the default is ln 2");
+        check_bound(2.5, "RoPE offset bound `2.5` is not in (0, 2]; the default is ln 2");
+        check_bound(f64::NAN, "RoPE offset bound `NaN` is not in (0, 2]; the default is ln 2");
+    }
+
+    #[test]
+    fn an_adapter_that_trains_nothing_is_refused() {
+        let nothing =
+            AdapterConfig { lora: None, norms: false, embeddings: false, rope_offset: None };
+        assert_eq!(
+            nothing.validate().unwrap_err().to_string(),
+            "nothing would be trained: no LoRA, norms, embeddings or RoPE offsets; switch on at least one"
+        );
+        let longlora = AdapterConfig::longlora();
+        for one in [
+            AdapterConfig { lora: longlora.lora.clone(), ..nothing.clone() },
+            AdapterConfig { norms: true, ..nothing.clone() },
+            AdapterConfig { embeddings: true, ..nothing.clone() },
+            AdapterConfig { rope_offset: longlora.rope_offset, ..nothing },
+        ] {
+            one.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_recipe_of_longlora_is_valid_and_has_the_papers_numbers() {
+        let config = AdapterConfig::longlora();
+        config.validate().unwrap();
+        let lora = config.lora.unwrap();
+        assert_eq!((lora.rank, lora.alpha, lora.scale(), lora.dropout), (8, 16.0, 2.0, 0.0));
+        assert_eq!(lora.target_modules, TargetModule::ATTENTION);
+        assert!(config.norms && config.embeddings);
+    }
+
+    #[test]
+    fn a_target_module_is_read_and_written_by_the_name_it_prints() {
+        for module in TargetModule::ALL {
+            assert_eq!(module.to_string().parse(), Ok(module));
+            let json = serde_json::to_string(&module).unwrap();
+            assert_eq!(json, format!("\"{module}\""));
+        }
+        assert_eq!(TargetModule::ALL.map(TargetModule::name).join(", "), KNOWN);
+    }
+
+    #[test]
+    fn an_unknown_target_module_is_refused_with_the_known_ones() {
+        for name in ["lm_head", "Q_PROJ", "q_proj ", ""] {
+            let error = name.parse::<TargetModule>().unwrap_err().to_string();
+            assert_eq!(error, format!("`{name}` is no target module; known are {KNOWN}"));
+        }
     }
 }

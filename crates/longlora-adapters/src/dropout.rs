@@ -40,3 +40,67 @@ impl Dropout {
         x * Tensor::<D>::from_data(TensorData::new(mask, shape), &device).cast(dtype)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::testing::{numbers, random};
+
+    fn mask(dropout: Dropout, probability: f64) -> Vec<f64> {
+        numbers(dropout.apply(Tensor::<2>::ones([37, 11], &Device::flex()), probability))
+    }
+
+    #[test]
+    fn a_seed_drops_the_same_entries_again_and_another_seed_others() {
+        assert_eq!(mask(Dropout::new(5), 0.4), mask(Dropout::new(5), 0.4));
+        assert_ne!(mask(Dropout::new(5), 0.4), mask(Dropout::new(6), 0.4));
+    }
+
+    #[test]
+    fn the_parts_of_a_source_differ_from_it_and_from_each_other() {
+        let whole = Dropout::new(0);
+        let sources = [
+            whole,
+            whole.part(0),
+            whole.part(1),
+            whole.part(31),
+            whole.part(0).part(1),
+            whole.part(1).part(0),
+            Dropout::new(1).part(0),
+        ];
+        for (i, one) in sources.iter().enumerate() {
+            for other in &sources[..i] {
+                assert_ne!(mask(*one, 0.5), mask(*other, 0.5), "{one:?}, {other:?}");
+            }
+        }
+    }
+
+    /// The share of 40,000 draws is normal with a deviation of √(p (1 - p) / 40,000) < 0.0025; four times that is
+    /// allowed.
+    #[test]
+    fn the_kept_entries_make_up_for_the_dropped_ones() {
+        for probability in [0.05, 0.3, 0.9] {
+            let ones = Tensor::<1>::ones([40_000], &Device::flex());
+            let kept = numbers(Dropout::new(7).apply(ones, probability));
+            let scale = f64::from((1.0 / (1.0 - probability)) as f32);
+            assert!(kept.iter().all(|&entry| entry == 0.0 || entry == scale));
+            let dropped = kept.iter().filter(|&&entry| entry == 0.0).count() as f64 / 40_000.0;
+            assert!((dropped - probability).abs() < 0.01, "{dropped} of {probability} dropped");
+        }
+    }
+
+    #[test]
+    fn probability_zero_changes_no_bit() {
+        let x = random([3, 5, 2], 1, &Device::flex());
+        assert_eq!(numbers(Dropout::new(9).apply(x.clone(), 0.0)), numbers(x));
+    }
+
+    #[test]
+    fn the_gradient_is_dropped_where_the_entries_are() {
+        let x = random([37, 11], 1, &Device::flex().autodiff()).require_grad();
+        let gradients = Dropout::new(5).apply(x.clone(), 0.4).sum().backward();
+        assert_eq!(numbers(x.grad(&gradients).unwrap()), mask(Dropout::new(5), 0.4));
+    }
+}

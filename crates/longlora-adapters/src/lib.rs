@@ -21,6 +21,8 @@ mod lora_linear;
 mod rope_scaling;
 mod rope_offset;
 mod rotary;
+#[cfg(test)]
+mod testing;
 
 pub use config::{AdapterConfig, AdapterError, LoraConfig, TargetModule};
 pub use dropout::Dropout;

@@ -100,3 +100,77 @@ impl RopeOffset {
         inv_freq.unsqueeze::<2>() * offset.exp()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{error, numbers, random};
+
+    const GRANULARITIES: [RopeGranularity; 3] =
+        [RopeGranularity::Head, RopeGranularity::Pair, RopeGranularity::Shared];
+
+    fn offset(granularity: RopeGranularity, delta: f32, bound: f64) -> RopeOffset {
+        let config = RopeOffsetConfig { granularity, bound };
+        let mut offset = RopeOffset::new(config, 3, 8, &Device::flex());
+        offset.delta = offset.delta.map(|zeros| zeros.add_scalar(delta));
+        offset
+    }
+
+    /// Of a frequency of 1; the tolerance is two roundings of a number up to e².
+    #[track_caller]
+    fn check(delta: f32, bound: f64, expected: f64) {
+        for granularity in GRANULARITIES {
+            let inv_freq = Tensor::ones([4], &Device::flex());
+            let moved = offset(granularity, delta, bound).apply(inv_freq);
+            for frequency in numbers(moved) {
+                assert!((frequency - expected).abs() <= 1e-6, "{granularity}: {frequency}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_offset_is_a_change_of_the_log_frequency_within_its_bound() {
+        check(0.0, 0.5, 1.0);
+        check(0.2, 0.5, (0.5 * (0.2_f64 / 0.5).tanh()).exp());
+        check(-0.2, 0.5, (-0.5 * (0.2_f64 / 0.5).tanh()).exp());
+        check(100.0, 0.5, 0.5_f64.exp());
+        check(-100.0, 0.5, (-0.5_f64).exp());
+        check(100.0, 2.0, 2.0_f64.exp());
+    }
+
+    #[test]
+    fn the_default_bound_lets_a_frequency_halve_or_double() {
+        let bound = RopeOffsetConfig::new(RopeGranularity::Head).bound;
+        check(100.0, bound, 2.0);
+        check(-100.0, bound, 0.5);
+    }
+
+    /// One rounding of a frequency below one.
+    #[test]
+    fn the_slope_at_zero_is_the_frequency() {
+        let device = Device::flex().autodiff();
+        let offset = RopeOffset::new(RopeOffsetConfig::new(RopeGranularity::Pair), 3, 8, &device);
+        let inv_freq = random([4], 1, &device);
+        let gradients = offset.apply(inv_freq.clone()).sum().backward();
+        let slopes = offset.delta.val().grad(&gradients).unwrap();
+        let error = error(slopes, inv_freq.unsqueeze::<2>().expand([3, 4]));
+        assert!(error <= 1e-7, "off by {error:e}");
+    }
+
+    /// LLaMA-2-7B: 32 layers of 32 heads, each of 64 pairs.
+    #[test]
+    fn a_llama_2_7b_has_1024_offsets_of_heads() {
+        let count = |granularity| RopeOffset::shape(granularity, 32, 128).iter().product::<usize>();
+        assert_eq!(32 * count(RopeGranularity::Head), 1024);
+        assert_eq!(32 * count(RopeGranularity::Pair), 65_536);
+        assert_eq!(count(RopeGranularity::Shared), 64);
+    }
+
+    #[test]
+    fn a_granularity_is_written_as_it_is_printed() {
+        for granularity in GRANULARITIES {
+            let json = serde_json::to_string(&granularity).unwrap();
+            assert_eq!(json, format!("\"{granularity}\""));
+        }
+    }
+}

@@ -36,8 +36,7 @@ impl<B: AttentionGradient> Backward<B, 3> for AttentionBackward {
         let [node_q, node_k, node_v] = ops.parents;
         let d_out = grads.consume::<B>(&ops.node);
         let Context { qkv, saved, segments, softmax_scale } = ops.state;
-        let gradient =
-            B::segment_attention_backward(&qkv, &saved, d_out, &segments, softmax_scale);
+        let gradient = B::segment_attention_backward(&qkv, &saved, d_out, &segments, softmax_scale);
         let Qkv { q: dq, k: dk, v: dv } = gradient;
         for (node, gradient) in [(node_q, dq), (node_k, dk), (node_v, dv)] {
             if let Some(node) = node {
@@ -59,8 +58,7 @@ impl<B: AttentionGradient, C: CheckpointStrategy> AttentionBackend for Autodiff<
             .prepare::<C>([q.node(), k.node(), v.node()])
             .compute_bound()
             .stateful();
-        let qkv =
-            Qkv::<B> { q: q.into_primitive(), k: k.into_primitive(), v: v.into_primitive() };
+        let qkv = Qkv::<B> { q: q.into_primitive(), k: k.into_primitive(), v: v.into_primitive() };
         let (out, lse) = B::segment_attention(
             qkv.q.clone(),
             qkv.k.clone(),

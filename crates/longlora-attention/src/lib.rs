@@ -23,6 +23,8 @@ mod backward;
 mod tiled;
 mod flex;
 pub mod reference;
+#[cfg(test)]
+mod tests;
 
 pub use layout::{Layout, Row};
 pub use op::attention;

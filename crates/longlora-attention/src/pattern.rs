@@ -56,7 +56,9 @@ pub enum PatternError {
         ratio: f64,
     },
     /// Half a group must be whole tokens.
-    #[error("group size `{tokens}` is not an even number of at least 2 tokens, so it cannot be shifted by half")]
+    #[error(
+        "group size `{tokens}` is not an even number of at least 2 tokens, so it cannot be shifted by half"
+    )]
     OddGroup {
         /// What was asked for.
         tokens: usize,
@@ -138,11 +140,76 @@ impl GroupSize {
             Self::Tokens(tokens) if tokens < 2 || tokens % 2 == 1 => {
                 Err(PatternError::OddGroup { tokens })
             }
-            _ if self.tokens(context_length) >= context_length => Err(PatternError::OneGroup {
-                tokens: self.tokens(context_length),
-                context_length,
-            }),
+            _ if self.tokens(context_length) >= context_length => {
+                Err(PatternError::OneGroup { tokens: self.tokens(context_length), context_length })
+            }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn shifted(group_size: GroupSize) -> AttentionPattern {
+        AttentionPattern::Shifted { group_size, shift: Shift::HalfHeads }
+    }
+
+    #[track_caller]
+    fn check(pattern: AttentionPattern, expected: &str) {
+        assert_eq!(pattern.validate(33).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_do_what_it_says_is_refused_with_the_reason() {
+        let not_a_share = "is not in (0, 1]; LongLoRA uses 0.25";
+        for ratio in [0.0, -0.25, 1.5, f64::INFINITY, f64::NAN] {
+            let expected = format!("group ratio `{ratio}` {not_a_share}");
+            check(shifted(GroupSize::Ratio(ratio)), &expected);
+        }
+        for tokens in [0, 1, 7, 35] {
+            let expected = format!(
+                "group size `{tokens}` is not an even number of at least 2 tokens, so it cannot be shifted by half"
+            );
+            check(shifted(GroupSize::Tokens(tokens)), &expected);
+        }
+        check(
+            shifted(GroupSize::Tokens(34)),
+            "group size `34` does not divide a context of `33` tokens into several groups; \
+             choose one below it, or full attention",
+        );
+        check(
+            AttentionPattern::SlidingWindow { window: 0 },
+            "a sliding window of `0` tokens sees nothing; use at least 1",
+        );
+    }
+
+    #[test]
+    fn a_ratio_that_leaves_one_group_is_refused_by_its_tokens() {
+        let error = shifted(GroupSize::Ratio(1.0)).validate(32).unwrap_err();
+        assert_eq!(error, PatternError::OneGroup { tokens: 32, context_length: 32 });
+    }
+
+    #[test]
+    fn patterns_that_leave_several_groups_are_accepted() {
+        for pattern in [
+            AttentionPattern::Full,
+            AttentionPattern::LONGLORA,
+            shifted(GroupSize::Tokens(2)),
+            shifted(GroupSize::Tokens(32)),
+            shifted(GroupSize::Ratio(1e-9)),
+            AttentionPattern::SlidingWindow { window: 1 },
+            AttentionPattern::SlidingWindow { window: 99 },
+        ] {
+            pattern.validate(33).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_rounded_down_to_an_even_group_of_at_least_two() {
+        let quarter = GroupSize::Ratio(0.25);
+        let tokens = [0, 3, 11, 15, 16, 23, 24, 8192].map(|length| quarter.tokens(length));
+        assert_eq!(tokens, [2, 2, 2, 2, 4, 4, 6, 2048]);
     }
 }

@@ -62,7 +62,7 @@ impl Segments {
     /// Each document is one span.
     pub fn full(layout: &Layout) -> Self {
         let rows = layout.rows.iter().map(|row| {
-            let spans = cut(row, layout.seq, []);
+            let spans = documents(row, layout.seq);
             Spans { first_half: spans.clone(), second_half: spans }
         });
         Self { seq: layout.seq, rows: rows.collect(), window: None }
@@ -72,15 +72,14 @@ impl Segments {
     ///
     /// S²-Attn (LongLoRA, arXiv:2309.12307, alg. 1) without its wrap-around: a shifted half has spans of
     /// `group_size / 2, group_size, …`, so no position ever sees a later one. The paper measures no loss for it
-    /// (table 8, variant 2). A row that fits into one group is not cut at all.
+    /// (table 8, variant 2). Groups are counted from the start of each document, whose tokens so see the same whether it
+    /// is packed with others or alone; one that fits into a group is not cut at all.
     pub fn grouped(layout: &Layout, group_size: GroupSize, shifted: [bool; 2]) -> Self {
         let spans = |row: &Row, shifted: bool| {
             let group = group_size.tokens(row.length);
             assert!(group >= 2 && group.is_multiple_of(2), "needs even groups, got {group}");
-            let first = if shifted { group / 2 } else { group };
-            let borders = (first..row.length).step_by(group);
-            let one_group = group >= row.length;
-            cut(row, layout.seq, borders.filter(move |_| !one_group))
+            let documents = documents(row, layout.seq).into_iter();
+            documents.flat_map(|document| groups(document, group, shifted)).collect()
         };
         let rows = layout.rows.iter().map(|row| Spans {
             first_half: spans(row, shifted[0]),
@@ -107,19 +106,26 @@ impl Segments {
     }
 }
 
-/// Cuts a row at its document starts, where its padding begins, and at `borders`.
-fn cut(
-    row: &Row,
-    seq: usize,
-    borders: impl IntoIterator<Item = usize>,
-) -> Vec<Range<usize>> {
+/// The documents of a row, in order; its padding is the last.
+fn documents(row: &Row, seq: usize) -> Vec<Range<usize>> {
     assert!(row.length <= seq, "needs rows of at most {seq} tokens, got {}", row.length);
-    let mut cuts: Vec<usize> = row.document_starts.iter().copied().chain(borders).collect();
+    let mut cuts = row.document_starts.clone();
+    cuts.retain(|&start| start < row.length);
     cuts.extend([0, row.length, seq]);
     cuts.sort_unstable();
     cuts.dedup();
-    cuts.retain(|&cut| cut <= seq);
     cuts.windows(2).map(|ends| ends[0]..ends[1]).collect()
+}
+
+/// The groups of one document.
+fn groups(document: Range<usize>, group: usize, shifted: bool) -> Vec<Range<usize>> {
+    if document.len() <= group {
+        return vec![document];
+    }
+    let first = document.start + if shifted { group / 2 } else { group };
+    let starts = std::iter::once(document.start).chain((first..document.end).step_by(group));
+    let ends = (first..document.end).step_by(group).chain([document.end]);
+    starts.zip(ends).map(|(start, end)| start..end).collect()
 }
 
 #[cfg(test)]
@@ -153,8 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn documents_cut_groups() {
-        check(16, &[0, 5], 8, &[5, 3, 8], &[4, 1, 7, 4]);
+    fn groups_are_counted_from_the_start_of_each_document() {
+        check(16, &[0, 5], 8, &[5, 8, 3], &[5, 4, 7]);
+        check(20, &[10], 4, &[4, 4, 2, 4, 4, 2], &[2, 4, 4, 2, 4, 4]);
     }
 
     #[test]

@@ -24,8 +24,7 @@ pub(crate) fn forward<B: Backend>(
     let [batch, heads, seq, _] = qkv.q.shape().dims::<4>();
     let device = qkv.q.device();
     let mut out = B::float_zeros(qkv.q.shape(), &device, qkv.q.dtype().into());
-    let mut lse =
-        B::float_zeros(Shape::new([batch, heads, seq, 1]), &device, FloatDType::F32);
+    let mut lse = B::float_zeros(Shape::new([batch, heads, seq, 1]), &device, FloatDType::F32);
     for tile in tiles(segments, heads, qkv.k.shape().dims::<4>()[1]) {
         let scores = tile.scores::<B>(qkv, segments, softmax_scale);
         let max = B::float_max_dim(scores.clone(), 3);
@@ -62,8 +61,7 @@ pub(crate) fn backward<B: Backend>(
         let dv = B::float_matmul(B::float_transpose(weights.clone()), d_out.clone());
         gradient.v = tile.add_to_keys::<B>(gradient.v, dv);
 
-        let d_weights =
-            B::float_matmul(d_out, B::float_transpose(tile.keys_of::<B>(&qkv.v)));
+        let d_weights = B::float_matmul(d_out, B::float_transpose(tile.keys_of::<B>(&qkv.v)));
         let d_scores = B::float_mul(weights, B::float_sub(d_weights, delta));
         let d_scores = B::float_mul_scalar(d_scores, softmax_scale.into());
         let dk =
@@ -73,11 +71,7 @@ pub(crate) fn backward<B: Backend>(
         gradient.q = tile.write::<B>(gradient.q, dq);
     }
     let like = |gradient, x: &FloatTensor<B>| B::float_cast(gradient, x.dtype().into());
-    Qkv {
-        q: like(gradient.q, &qkv.q),
-        k: like(gradient.k, &qkv.k),
-        v: like(gradient.v, &qkv.v),
-    }
+    Qkv { q: like(gradient.q, &qkv.q), k: like(gradient.k, &qkv.k), v: like(gradient.v, &qkv.v) }
 }
 
 /// A run of queries, and everything they may see.

@@ -45,6 +45,20 @@ pub struct AdapterFacts {
     pub rope_offset: Option<RopeOffsetConfig>,
 }
 
+impl AdapterFacts {
+    /// Checks what no tensor would notice.
+    fn check(&self, llama: &Llama, path: &Path) -> Result<(), LlamaError> {
+        let rope = |source| LlamaError::Rope { path: path.to_owned(), source };
+        self.rope.validate().map_err(rope)?;
+        let (ours, models) = (self.rope.head_dim, llama.config.rope.head_dim);
+        if ours != models {
+            let reason = format!("its `rope.head_dim` is `{ours}`, and the model's is `{models}`");
+            return Err(LlamaError::Config { path: path.to_owned(), reason });
+        }
+        Ok(())
+    }
+}
+
 /// Writes the adapter of `llama` into a folder.
 ///
 /// # Errors
@@ -93,6 +107,7 @@ pub fn load_adapter(
 
     let mut llama = llama;
     if let Some(facts) = &facts {
+        facts.check(&llama, &folder.join(OUR_CONFIG))?;
         llama.config.rope = facts.rope.clone();
     }
     let model_path = folder.join(PEFT_MODEL);
@@ -165,6 +180,8 @@ struct PeftConfig {
     #[serde(default)]
     use_dora: bool,
     #[serde(default)]
+    init_lora_weights: Value,
+    #[serde(default)]
     rank_pattern: BTreeMap<String, usize>,
     #[serde(default)]
     alpha_pattern: BTreeMap<String, f64>,
@@ -218,6 +235,14 @@ impl PeftConfig {
         }
         if self.use_dora {
             return refuse("use_dora", "true".to_owned(), "supported is `false`");
+        }
+        // These split the base weights when PEFT attaches them; the other ways only draw A and B.
+        let splitting = ["pissa", "olora", "corda", "loftq"];
+        if let Value::String(init) = &self.init_lora_weights
+            && splitting.iter().any(|name| init.starts_with(name))
+        {
+            let supported = "let PEFT convert it to a plain LoRA first";
+            return refuse("init_lora_weights", init.clone(), supported);
         }
         if let Some((module, rank)) = self.rank_pattern.iter().next() {
             let value = format!("{module}: {rank}");

@@ -85,9 +85,9 @@ impl LlamaConfig {
 }
 
 impl Llama {
-    /// The device of the weights.
+    /// The device of the weights, which need not have been drawn or read yet.
     pub fn device(&self) -> Device {
-        self.model.embed_tokens.weight.device()
+        self.model.embed_tokens.weight.lazy_device()
     }
 
     /// Prepares a forward over a batch that lies as `layout` says.

@@ -175,16 +175,9 @@ impl FinetuneConfig {
     /// [`TrainError::ConfigFile`], naming the line and the key.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
-        let mut config = Self::from_toml(&text, path)?;
+        let config = Self::from_toml(&text, path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut paths = vec![&mut config.model.path, &mut config.data.path];
-        if let HeldOut::Path(path) = &mut config.data.held_out {
-            paths.push(path);
-        }
-        for path in paths {
-            *path = folder.join(&path);
-        }
-        Ok(config)
+        Ok(config.relative_to(folder))
     }
 
     /// From the text of a TOML file; `path` is for error messages.
@@ -196,6 +189,33 @@ impl FinetuneConfig {
             path: path.to_owned(),
             reason: one_line(&error),
         })
+    }
+
+    /// The same run, with relative paths meant from `folder`.
+    pub fn relative_to(mut self, folder: &Path) -> Self {
+        for path in self.paths() {
+            *path = folder.join(&path);
+        }
+        self
+    }
+
+    /// The same run, wherever the process stands when it is resumed.
+    ///
+    /// # Errors
+    /// [`TrainError::File`], if the working directory is gone.
+    pub fn absolute(mut self) -> Result<Self, TrainError> {
+        for path in self.paths() {
+            *path = std::path::absolute(&path).map_err(TrainError::file("find", path))?;
+        }
+        Ok(self)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = vec![&mut self.model.path, &mut self.data.path];
+        if let HeldOut::Path(path) = &mut self.data.held_out {
+            paths.push(path);
+        }
+        paths
     }
 
     /// The same, as TOML.
@@ -306,10 +326,14 @@ impl TrainingConfig {
 
 const POSITIVE: &str = "it has to be a positive number";
 
-/// What toml says about a mistake, on one line: where, what, and which keys there are.
+/// What toml says about a mistake, on one line: where, the line itself, what is wrong, and which keys there are.
 pub(crate) fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let without_drawing = lines.filter(|line| !line.starts_with('|') && !line.contains(" | "));
-    without_drawing.collect::<Vec<_>>().join(": ")
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('|'));
+    let parts = lines.map(|line| match line.split_once(" | ") {
+        // The drawing: a line number and what stands there.
+        Some((number, source)) if number.parse::<usize>().is_ok() => format!("`{source}`"),
+        _ => line.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join(": ")
 }

@@ -26,6 +26,7 @@ pub fn finetune(
     report: &mut dyn FnMut(&StepReport),
 ) -> Result<Outcome, TrainError> {
     config.validate()?;
+    let config = &config.clone().absolute()?;
     run.write("config.toml", &config.to_toml())?;
     let llama = extended_model(config, device)?.attach(&config.adapters, config.seed);
     let (windows, manifest) = training_windows(config, &llama)?;
@@ -165,7 +166,7 @@ fn tokenize(config: &FinetuneConfig, corpus: &Corpus) -> Result<Vec<Vec<u32>>, T
     Ok(corpus.tokenize(tokenizer.as_ref())?)
 }
 
-fn refuse_other_data(run: &RunFolder, now: &Manifest) -> Result<(), TrainError> {
+pub(crate) fn refuse_other_data(run: &RunFolder, now: &Manifest) -> Result<(), TrainError> {
     let then = run.read_manifest()?;
     let hashes = |manifest: &Manifest| -> Vec<String> {
         manifest.data.iter().map(|file| file.sha256.clone()).collect()

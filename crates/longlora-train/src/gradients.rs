@@ -36,8 +36,12 @@ pub(crate) fn gradients(
         let results: Vec<(GradientsParams, f64)> = side_by_side
             .par_iter()
             .map(|&(seed, micro_batch)| {
+                // Leaves of its own. Burn puts graphs that share a leaf under one lock, and takes that lock and the
+                // one of its table of graphs in either order (burn-autodiff 0.22.1, `runtime/graph.rs`: `backward`,
+                // `merge`): a forward and a backward side by side would wait for each other forever.
+                let llama = plain.clone().train();
                 let mut backward = Backward {
-                    llama,
+                    llama: &llama,
                     plain: &plain,
                     scale: 1.0 / targets as f64,
                     sum: GradientsAccumulator::new(),

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::Checkpoint;
 use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
+use crate::finetune::refuse_other_data;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session, StepReport};
@@ -79,7 +80,8 @@ impl PretrainConfig {
 /// holds checkpoints of the same run goes on where it stopped.
 ///
 /// # Errors
-/// [`TrainError`], before the first step where it can be known by then.
+/// [`TrainError`], before the first step where it can be known by then; also if the text is no longer what the run began
+/// with.
 pub fn pretrain(
     config: &PretrainConfig,
     run: &RunFolder,
@@ -93,6 +95,10 @@ pub fn pretrain(
     let tokenizer = train_byte_level_bpe(texts(&corpus), config.model.vocab_size)?;
     let windows = Windows::pack(corpus.tokenize(Some(&tokenizer))?, config.context_length)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
+    let goes_on = run.checkpoints().exists();
+    if goes_on {
+        refuse_other_data(run, &manifest)?;
+    }
     run.write("config.toml", &toml::to_string(config).expect("every field has a TOML form"))?;
     run.write_manifest(&manifest)?;
 
@@ -100,7 +106,7 @@ pub fn pretrain(
     device.seed(config.seed);
     let llama = config.llama_config(&tokenizer)?.init(&device).train_all();
     let training = &config.training;
-    let (at, llama, optimizer) = if run.checkpoints().exists() {
+    let (at, llama, optimizer) = if goes_on {
         Checkpoint::load(&run.checkpoints(), llama, &Selection::Base, training)?
     } else {
         (Checkpoint { step: 0, tokens: 0 }, llama, Optimizer::new(training, 0))

@@ -5,6 +5,13 @@
 
 mod device;
 mod progress;
+mod pattern;
+mod model;
+mod embedded;
+mod finetune;
+mod comparison;
+mod perplexity;
+mod generate;
 mod pretrain;
 
 use std::process::ExitCode;
@@ -22,7 +29,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Finetune(Box<finetune::Finetune>),
+    #[command(subcommand)]
+    Eval(Eval),
+    Generate(generate::Generate),
     Pretrain(pretrain::Pretrain),
+}
+
+/// Measure what a model can do.
+#[derive(Subcommand)]
+enum Eval {
+    Perplexity(perplexity::Perplexity),
 }
 
 fn main() -> ExitCode {
@@ -30,7 +47,14 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(answer) => return answer_instead(&answer),
+    };
+    let result = match command {
+        Command::Finetune(command) => command.run(),
+        Command::Eval(Eval::Perplexity(command)) => command.run(),
+        Command::Generate(command) => command.run(),
         Command::Pretrain(command) => command.run(),
     };
     match result {
@@ -40,6 +64,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version go to standard output, a mistake on the command line to standard error, with exit code 1: clap's own
+/// 2 is kept for failed gates.
+fn answer_instead(answer: &clap::Error) -> ExitCode {
+    let shown = answer.print();
+    if answer.use_stderr() || shown.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// A line for the person at the terminal.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use longlora_train::{Outcome, PretrainConfig, RunFolder, Stop, pretrain};
+use longlora_train::{Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceKind;
-use crate::progress::Progress;
+use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::say;
 
 /// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
@@ -43,9 +43,7 @@ impl Pretrain {
             Ok(run) => run,
             Err(_) => RunFolder::create(&self.run)?,
         };
-        let stop = Stop::default();
-        let handler = stop.clone();
-        ctrlc::set_handler(move || handler.request())?;
+        let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
         let mut report = |step: &_| progress.step(step);
         let outcome =

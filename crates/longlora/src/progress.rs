@@ -3,8 +3,9 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use longlora_train::StepReport;
+use longlora_train::{StepReport, Stop};
 
 use crate::say;
 
@@ -15,7 +16,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
-    last_line: Option<Instant>,
+    last_line: Instant,
     first_step: Option<u64>,
 }
 
@@ -26,7 +27,7 @@ impl Progress {
                 .expect("the template is well-formed");
             ProgressBar::new(1).with_style(style)
         });
-        Self { bar, started: Instant::now(), last_line: None, first_step: None }
+        Self { bar, started: Instant::now(), last_line: Instant::now(), first_step: None }
     }
 
     /// After an optimizer step.
@@ -44,25 +45,24 @@ impl Progress {
             report.tokens_per_second(),
             duration(each * (report.steps - report.step) as f64),
         );
-        self.show("step", report.step, report.steps, &message);
+        self.show(report.step, report.steps, "step", &message);
     }
 
     /// After a part of a measurement.
     pub(crate) fn part(&mut self, what: &str, done: usize, all: usize) {
-        self.show(what, done as u64, all as u64, what);
+        self.show(done as u64, all as u64, "window", what);
     }
 
-    fn show(&mut self, unit: &str, done: u64, all: u64, message: &str) {
+    fn show(&mut self, done: u64, all: u64, unit: &str, message: &str) {
         if let Some(bar) = &self.bar {
             bar.set_length(all);
             bar.set_position(done);
             bar.set_message(message.to_owned());
             return;
         }
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
-        if due || done == all {
+        if self.last_line.elapsed() >= LINE_INTERVAL || done == all {
             say(&format!("{unit} {done}/{all}  {message}"));
-            self.last_line = Some(Instant::now());
+            self.last_line = Instant::now();
         }
     }
 
@@ -71,6 +71,22 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A stop that Ctrl-C asks for; a second Ctrl-C ends the program at once.
+pub(crate) fn stop_on_ctrl_c() -> Result<Stop> {
+    let stop = Stop::default();
+    let handler = stop.clone();
+    ctrlc::set_handler(move || {
+        if handler.requested() {
+            say("stopped at once; the last checkpoint is whole");
+            std::process::exit(1);
+        }
+        say("stopping after this step; once more to stop at once");
+        handler.request();
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(stop)
 }
 
 fn duration(seconds: f64) -> String {

@@ -65,8 +65,8 @@ pub(super) fn multiply_add<S: Simd>(
     for column in column..b.columns {
         for row in 0..a.rows {
             for p in 0..a.depth {
-                c[row * c_stride + column] +=
-                    a.data[row * a.row_stride + p * a.column_stride] * b.data[p * b.stride + column];
+                c[row * c_stride + column] += a.data[row * a.row_stride + p * a.column_stride]
+                    * b.data[p * b.stride + column];
             }
         }
     }
@@ -177,9 +177,8 @@ mod tests {
         pulp::Arch::new().dispatch(Multiply(&mut ours, columns, left, right));
         for i in 0..rows {
             for j in 0..columns {
-                let product = (0..depth).map(|p| {
-                    a[i * left.row_stride + p * left.column_stride] * b[p * columns + j]
-                });
+                let product = (0..depth)
+                    .map(|p| a[i * left.row_stride + p * left.column_stride] * b[p * columns + j]);
                 assert_eq!(ours[i * columns + j], 1.0 + product.sum::<f32>(), "({i}, {j})");
             }
         }

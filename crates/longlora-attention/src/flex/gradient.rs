@@ -74,10 +74,8 @@ impl WithSimd for SpanGradient<'_> {
         let width = problem.head_dim;
         let span = piece.span.clone();
         let queries_at = problem.query_range(piece, &span);
-        let q: Vec<f32> = inputs.q[queries_at.clone()]
-            .iter()
-            .map(|x| x * problem.softmax_scale)
-            .collect();
+        let q: Vec<f32> =
+            inputs.q[queries_at.clone()].iter().map(|x| x * problem.softmax_scale).collect();
         let d_out = &inputs.d_out[queries_at.clone()];
         let delta: Vec<f32> = d_out
             .chunks_exact(width)
@@ -97,9 +95,10 @@ impl WithSimd for SpanGradient<'_> {
             let (k, v) = (&inputs.k[range.clone()], &inputs.v[range]);
             transpose(k, width, &mut scratch.k_transposed, TILE);
             transpose(v, width, &mut scratch.v_transposed, TILE);
-            let last_query = problem.segments.window.map_or(span.end, |window| {
-                span.end.min(keys.end - 1 + window)
-            });
+            let last_query = problem
+                .segments
+                .window
+                .map_or(span.end, |window| span.end.min((keys.end - 1).saturating_add(window)));
             for queries in tiles(keys.start..last_query, TILE) {
                 let local = queries.start - span.start..queries.end - span.start;
                 let tile = local.start * width..local.end * width;

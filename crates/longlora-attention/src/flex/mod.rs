@@ -11,9 +11,9 @@ mod problem;
 
 use std::sync::Arc;
 
+use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::Flex;
 use burn::tensor::{DType, TensorData};
 
 use crate::backend::{AttentionBackend, AttentionGradient, Qkv, Saved};

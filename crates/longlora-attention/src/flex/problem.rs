@@ -75,16 +75,13 @@ impl<'a> Problem<'a> {
         (start + positions.start) * self.head_dim..(start + positions.end) * self.head_dim
     }
 
-    /// The keys of a tile starting at `first_key` that the query at `query` sees, counted from `first_key`.
-    pub(super) fn visible(
-        &self,
-        piece: &Piece,
-        query: usize,
-        keys: &Range<usize>,
-    ) -> Range<usize> {
+    /// The keys of a tile that the query at `query` sees, counted from the tile's start.
+    ///
+    /// With a window the key tiles begin anywhere, so one may lie wholly after the query: then none of it is seen.
+    pub(super) fn visible(&self, piece: &Piece, query: usize, keys: &Range<usize>) -> Range<usize> {
         let first = self.segments.first_visible(query, piece.span.start).max(keys.start);
-        let end = keys.end.min(query + 1);
-        first.min(end) - keys.start..end.max(first.min(end)) - keys.start
+        let end = (query + 1).clamp(keys.start, keys.end);
+        first.min(end) - keys.start..end - keys.start
     }
 }
 
@@ -92,4 +89,49 @@ impl<'a> Problem<'a> {
 pub(super) fn tiles(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.step_by(size).map(move |start| start..end.min(start + size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Layout;
+
+    /// One span of 200 positions.
+    #[track_caller]
+    fn check(window: Option<usize>, query: usize, keys: Range<usize>, expected: Range<usize>) {
+        let mut segments = Segments::full(&Layout::dense(1, 200));
+        segments.window = window;
+        let problem = Problem {
+            batch: 1,
+            heads: 1,
+            kv_heads: 1,
+            seq: 200,
+            head_dim: 8,
+            softmax_scale: 1.0,
+            segments: &segments,
+        };
+        let piece = Piece { row: 0, head: 0, span: 0..200 };
+        assert_eq!(problem.visible(&piece, query, &keys), expected);
+    }
+
+    #[test]
+    fn a_query_sees_the_keys_up_to_itself() {
+        check(None, 70, 0..64, 0..64);
+        check(None, 70, 64..128, 0..7);
+        check(None, 63, 64..128, 0..0);
+    }
+
+    #[test]
+    fn a_window_hides_the_keys_before_it() {
+        check(Some(5), 70, 0..64, 64..64);
+        check(Some(9), 70, 0..64, 62..64);
+        check(Some(5), 70, 64..128, 2..7);
+    }
+
+    /// It wrapped around: a sliding window over more than one tile of queries panicked.
+    #[test]
+    fn a_query_far_before_a_tile_sees_none_of_it() {
+        check(None, 20, 64..128, 0..0);
+        check(Some(70), 64, 123..187, 0..0);
+    }
 }

@@ -1,0 +1,373 @@
+//! `longlora finetune`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use longlora_adapters::{
+    AdapterConfig, LoraConfig, RopeGranularity, RopeKind, RopeOffsetConfig, TargetModule,
+};
+use longlora_llama::{LlamaConfig, Selection, Trainable, count_trainable};
+use longlora_train::{
+    FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents, resume,
+};
+
+use crate::comparison::{Comparison, default_lengths};
+use crate::device::DeviceKind;
+use crate::embedded;
+use crate::pattern::PatternArgs;
+use crate::progress::{Progress, stop_on_ctrl_c};
+use crate::{print, say};
+
+/// Extend a model's context on your own documents.
+///
+/// Without a model, the small one inside the program is extended from 256 to 1,024 tokens on public-domain text: a few
+/// minutes on two cores. With --model, --data and --context-length, yours is. Ctrl-C finishes the step and saves;
+/// --resume goes on and ends bit for bit where the uninterrupted run would have.
+///
+/// The run folder gets config.toml, manifest.json, metrics.jsonl, checkpoints, the adapter in PEFT's format, report.md.
+#[derive(Args)]
+pub(crate) struct Finetune {
+    /// Settings of the run, as the config.toml of an earlier one; options below override it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Hugging Face model folder: config.json, safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR", requires = "data", requires = "context_length")]
+    model: Option<PathBuf>,
+    /// Training text: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Tokens of a training window: the context to reach
+    #[arg(long, value_name = "TOKENS", visible_alias = "context-size")]
+    context_length: Option<usize>,
+    /// Where the run goes; must not exist yet [default: the next free number below runs]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with an earlier run from its latest checkpoint
+    #[arg(long, value_name = "DIR", exclusive = true)]
+    resume: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    device: DeviceKind,
+    /// Print the resolved settings and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten, next_help_heading = "Context")]
+    context: ContextArgs,
+    #[command(flatten, next_help_heading = "Adapters")]
+    adapters: AdapterArgs,
+    #[command(flatten, next_help_heading = "Training")]
+    training: TrainingArgs,
+    #[command(flatten, next_help_heading = "Measurement")]
+    held_out: HeldOutArgs,
+}
+
+#[derive(Args)]
+struct ContextArgs {
+    /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<RopeKind>,
+    #[command(flatten)]
+    pattern: PatternArgs,
+}
+
+#[derive(Args)]
+struct AdapterArgs {
+    /// Rank of the low-rank updates
+    #[arg(long, value_name = "RANK", visible_alias = "lora-r")]
+    lora_rank: Option<usize>,
+    /// Numerator of their scale, alpha / rank
+    #[arg(long, value_name = "ALPHA")]
+    lora_alpha: Option<f64>,
+    /// Share of a layer's input that is dropped before them
+    #[arg(long, value_name = "PROBABILITY")]
+    lora_dropout: Option<f64>,
+    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+    #[arg(long, value_name = "MODULE,…", value_delimiter = ',')]
+    lora_target: Option<Vec<TargetModule>>,
+    /// Train the norms
+    #[arg(long, value_name = "BOOL")]
+    train_norm: Option<bool>,
+    /// Train the token embeddings
+    #[arg(long, value_name = "BOOL")]
+    train_embed: Option<bool>,
+    /// Learnable RoPE offsets
+    #[arg(long, value_name = "GRANULARITY")]
+    rope_offset: Option<OffsetKind>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OffsetKind {
+    /// Keep the frequencies fixed
+    None,
+    /// One per layer and kv head
+    Head,
+    /// One per layer, kv head and frequency
+    Pair,
+    /// One per frequency for the whole model
+    Shared,
+}
+
+#[derive(Args)]
+struct TrainingArgs {
+    /// Optimizer steps
+    #[arg(long, value_name = "STEPS", visible_alias = "max-steps")]
+    steps: Option<u64>,
+    /// Peak learning rate of everything but RoPE offsets
+    #[arg(long, value_name = "RATE", visible_alias = "lr")]
+    learning_rate: Option<f64>,
+    /// Peak learning rate of RoPE offsets
+    #[arg(long, value_name = "RATE")]
+    rope_offset_learning_rate: Option<f64>,
+    /// Steps of linear warm-up
+    #[arg(long, value_name = "STEPS")]
+    warmup_steps: Option<u64>,
+    /// Windows per micro-batch
+    #[arg(long, value_name = "WINDOWS")]
+    batch_size: Option<usize>,
+    /// Micro-batches per step
+    #[arg(long, value_name = "COUNT", visible_alias = "grad-accum")]
+    accumulation: Option<usize>,
+    /// Micro-batches that run side by side, each in memory of its own
+    #[arg(long, value_name = "COUNT")]
+    parallel: Option<usize>,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "DECAY")]
+    weight_decay: Option<f64>,
+    /// Largest norm of the whole gradient; 0 does not clip
+    #[arg(long, value_name = "NORM")]
+    max_grad_norm: Option<f64>,
+    /// Take windows as they stand in the text, instead of shuffled
+    #[arg(long)]
+    sequential: bool,
+    /// Steps between checkpoints; 0 saves at the end alone
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<u64>,
+    /// Every random number follows from it
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
+struct HeldOutArgs {
+    /// Text for the table at the end, instead of a share of the training text
+    #[arg(long, value_name = "PATH")]
+    eval_data: Option<PathBuf>,
+    /// Context lengths of the table, separated by commas [default: the model's own, doubled up to the new one]
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
+    eval_lengths: Option<Vec<usize>>,
+    /// Measure on the first so many tokens alone
+    #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
+    eval_tokens: usize,
+    /// Leave the table out
+    #[arg(long)]
+    no_eval: bool,
+}
+
+impl Finetune {
+    pub(crate) fn run(self) -> Result<()> {
+        let device = self.device.open();
+        let (run, config) = match &self.resume {
+            Some(folder) => {
+                let run = RunFolder::open(folder)?;
+                let config = FinetuneConfig::read(&run.config())?;
+                (run, config)
+            }
+            None => {
+                let out = self.out.clone().map_or_else(next_free_run, Ok)?;
+                let config = self.resolve(&out)?;
+                config.validate()?;
+                if self.dry_run {
+                    print(&config.to_toml());
+                    return Ok(());
+                }
+                let run = RunFolder::create(&out)?;
+                if self.is_embedded() {
+                    embedded::unpack(&run)?;
+                }
+                (run, config)
+            }
+        };
+        let base = LlamaConfig::read(&config.model.path)?;
+        let trainable = self.announce(&config, &base, &run, &device);
+        match self.train(&config, &run, &device)? {
+            Outcome::Finished(_) if self.held_out.no_eval => {
+                say(&format!("the adapter is in {}", run.adapter().display()));
+            }
+            Outcome::Finished(_) => self.finish(&config, &base, &run, &trainable, &device)?,
+            Outcome::Stopped { step } => {
+                let path = run.path().display();
+                say(&format!("stopped after step {step}; go on with: finetune --resume {path}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_embedded(&self) -> bool {
+        self.config.is_none() && self.model.is_none()
+    }
+
+    /// Options over the file, over the defaults.
+    fn resolve(&self, out: &Path) -> Result<FinetuneConfig> {
+        let mut config = match (&self.config, &self.model, &self.data, self.context_length) {
+            (Some(file), ..) => FinetuneConfig::read(file)?,
+            (None, Some(model), Some(data), Some(length)) => {
+                FinetuneConfig::longlora(model.clone(), data.clone(), length)
+            }
+            (None, None, None, _) => embedded::config(out)?,
+            _ => bail!("a model of your own needs --model, --data and --context-length"),
+        };
+        if let Some(model) = &self.model {
+            config.model.path.clone_from(model);
+        }
+        if let Some(data) = &self.data {
+            config.data.path.clone_from(data);
+        }
+        if let Some(path) = &self.held_out.eval_data {
+            config.data.held_out = HeldOut::Path(path.clone());
+        }
+        config.context.length = self.context_length.unwrap_or(config.context.length);
+        if let Some(kind) = self.context.rope_scaling {
+            config.context.rope_scaling = kind;
+        }
+        config.attention = self.context.pattern.over(config.attention)?;
+        self.adapters.apply(&mut config.adapters);
+        self.training.apply(&mut config);
+        Ok(config.absolute()?)
+    }
+
+    /// What is about to happen, before it takes its time.
+    fn announce(
+        &self,
+        config: &FinetuneConfig,
+        base: &LlamaConfig,
+        run: &RunFolder,
+        device: &Device,
+    ) -> Trainable {
+        let llama = base.init(device).attach(&config.adapters, config.seed);
+        let trainable =
+            count_trainable(&llama, &Selection::Adapter(config.adapters.clone()));
+        let (from, to) = (base.rope.original_context(), config.context.length);
+        say(&format!("extending {} from {from} to {to} tokens", config.model.path.display()));
+        say(&format!("{trainable}"));
+        say(&format!("run folder: {}", run.path().display()));
+        trainable
+    }
+
+    fn train(
+        &self,
+        config: &FinetuneConfig,
+        run: &RunFolder,
+        device: &Device,
+    ) -> Result<Outcome> {
+        let stop = stop_on_ctrl_c()?;
+        let mut progress = Progress::new();
+        let mut report = |step: &_| progress.step(step);
+        let outcome = match self.resume {
+            Some(_) => resume(run, device, &stop, &mut report)?,
+            None => finetune(config, run, device, &stop, &mut report)?,
+        };
+        progress.finish();
+        Ok(outcome)
+    }
+
+    /// The table, on standard output and in report.md.
+    fn finish(
+        &self,
+        config: &FinetuneConfig,
+        base: &LlamaConfig,
+        run: &RunFolder,
+        trainable: &Trainable,
+        device: &Device,
+    ) -> Result<()> {
+        let mut documents = held_out_documents(config)?;
+        shorten(&mut documents, self.held_out.eval_tokens);
+        if documents.is_empty() {
+            say("nothing was held out, so there is no table; give --eval-data");
+            return Ok(());
+        }
+        let lengths = match &self.held_out.eval_lengths {
+            Some(lengths) => lengths.clone(),
+            None => default_lengths(base, config.context.length),
+        };
+        let adapter = run.adapter();
+        let comparison = Comparison::measure(config, &adapter, &documents, &lengths, device)?;
+        let findings = comparison.findings()?;
+        print(&comparison.table.to_text());
+        for finding in &findings {
+            print(finding);
+        }
+        run.write("report.json", &serde_json::to_string_pretty(&comparison.table)?)?;
+        let report = format!(
+            "# {} at {} tokens\n\nSeed {}, longlora {}, device {:?}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
+             Perplexity on held-out text\n\n{}\n{}\n",
+            config.model.path.display(),
+            config.context.length,
+            config.seed,
+            env!("CARGO_PKG_VERSION"),
+            self.device,
+            comparison.table.to_markdown(),
+            findings.iter().map(|finding| format!("- {finding}\n")).collect::<String>(),
+        );
+        run.write("report.md", &report)?;
+        say(&format!("the adapter is in {}, the report in report.md beside it", adapter.display()));
+        Ok(())
+    }
+}
+
+impl AdapterArgs {
+    fn apply(&self, config: &mut AdapterConfig) {
+        let lora = config.lora.get_or_insert_with(LoraConfig::default);
+        lora.rank = self.lora_rank.unwrap_or(lora.rank);
+        lora.alpha = self.lora_alpha.unwrap_or(lora.alpha);
+        lora.dropout = self.lora_dropout.unwrap_or(lora.dropout);
+        if let Some(targets) = &self.lora_target {
+            lora.target_modules.clone_from(targets);
+        }
+        config.norms = self.train_norm.unwrap_or(config.norms);
+        config.embeddings = self.train_embed.unwrap_or(config.embeddings);
+        let granularity = match self.rope_offset {
+            None => return,
+            Some(OffsetKind::None) => None,
+            Some(OffsetKind::Head) => Some(RopeGranularity::Head),
+            Some(OffsetKind::Pair) => Some(RopeGranularity::Pair),
+            Some(OffsetKind::Shared) => Some(RopeGranularity::Shared),
+        };
+        config.rope_offset = granularity.map(RopeOffsetConfig::new);
+    }
+}
+
+impl TrainingArgs {
+    fn apply(&self, config: &mut FinetuneConfig) {
+        config.seed = self.seed.unwrap_or(config.seed);
+        if self.sequential {
+            config.data.order = WindowOrder::Sequential;
+        }
+        let training = &mut config.training;
+        training.steps = self.steps.unwrap_or(training.steps);
+        training.warmup_steps = self.warmup_steps.unwrap_or(training.warmup_steps);
+        training.batch_size = self.batch_size.unwrap_or(training.batch_size);
+        training.accumulation = self.accumulation.unwrap_or(training.accumulation);
+        training.parallel = self.parallel.unwrap_or(training.parallel);
+        training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
+        training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
+        training.save_every = self.save_every.unwrap_or(training.save_every);
+        let rates = &mut training.learning_rates;
+        rates.lora = self.learning_rate.unwrap_or(rates.lora);
+        rates.norms_and_embeddings = self.learning_rate.unwrap_or(rates.norms_and_embeddings);
+        rates.rope_offsets = self.rope_offset_learning_rate.unwrap_or(rates.rope_offsets);
+    }
+}
+
+/// `runs/1`, `runs/2`, …
+fn next_free_run() -> Result<PathBuf> {
+    let free = (1..u32::MAX).map(|number| PathBuf::from(format!("runs/{number}")));
+    free.into_iter().find(|path| !path.exists()).context("there is no free number below runs")
+}
+
+/// Keeps the first `tokens`, shared evenly by the documents.
+fn shorten(documents: &mut [Vec<u32>], tokens: usize) {
+    let each = tokens / documents.len().max(1);
+    documents.iter_mut().for_each(|document| document.truncate(each));
+}

@@ -1,0 +1,57 @@
+//! A model to measure or to run, from the command line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use burn::module::Module;
+use burn::tensor::Device;
+use clap::Args;
+use longlora_adapters::RopeKind;
+use longlora_data::Tokenizer;
+use longlora_llama::{Llama, load_adapter, load_pretrained};
+use longlora_train::extended_rope;
+
+use crate::device::DeviceKind;
+
+/// A base model, with an adapter or without.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Hugging Face model folder: config.json, safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// PEFT adapter folder, such as the `adapter` of a run
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    device: DeviceKind,
+}
+
+impl ModelArgs {
+    /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
+    pub(crate) fn load(&self, stretch: Option<(RopeKind, usize)>) -> Result<Llama> {
+        let device = self.device.open();
+        load_stretched(&self.model, stretch, &device, self.adapter.as_deref())
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::read(&self.model)?)
+    }
+}
+
+pub(crate) fn load_stretched(
+    model: &std::path::Path,
+    stretch: Option<(RopeKind, usize)>,
+    device: &Device,
+    adapter: Option<&std::path::Path>,
+) -> Result<Llama> {
+    let mut llama = load_pretrained(model, device)?;
+    if let Some((kind, length)) = stretch {
+        llama.config.rope = extended_rope(&llama.config.rope, kind, length);
+        llama.config.rope.validate()?;
+    }
+    Ok(match adapter {
+        None => llama,
+        Some(adapter) => load_adapter(llama, adapter)?.0.valid(),
+    })
+}

@@ -1,0 +1,207 @@
+//! The program from outside: what the terminal shows, and the exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The tiny model of the golden files: 96 tokens of vocabulary, no tokenizer, native context 128.
+fn tiny_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/model")
+}
+
+fn longlora(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_longlora"))
+        .args(args)
+        .current_dir(folder)
+        .env_remove("RUST_LOG")
+        .output()
+        .expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
+}
+
+fn last_line(output: &Output) -> String {
+    text(&output.stderr).trim_end().lines().last().unwrap_or_default().to_owned()
+}
+
+/// Exit code 1, and as its last words one sentence that says all of `needles`.
+#[track_caller]
+fn check_mistake(folder: &Path, args: &[&str], needles: &[&str]) {
+    let output = longlora(folder, args);
+    let said = last_line(&output);
+    assert_eq!(output.status.code(), Some(1), "{args:?} said: {said}");
+    assert!(said.starts_with("error: "), "{args:?} said: {said}");
+    for needle in needles {
+        assert!(said.contains(needle), "`{needle}` is not in: {said}");
+    }
+}
+
+/// A folder with token ids that the tiny model can learn from.
+fn with_ids(ids: impl Iterator<Item = usize>) -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    let ids: Vec<usize> = ids.collect();
+    fs::write(folder.path().join("ids.json"), format!("{ids:?}")).expect("a small file");
+    folder
+}
+
+/// `finetune` of the tiny model to 256 tokens on `ids.json`, with more options.
+fn finetune<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args =
+        vec!["finetune", "--model", model, "--data", "ids.json", "--context-length", "256"];
+    args.extend(more);
+    args
+}
+
+#[test]
+fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
+    let folder = with_ids((0..3000).map(|i| i * 7 % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let run = |more: &[&'static str]| finetune(model, more);
+
+    check_mistake(here, &finetune("nowhere", &[]), &["`nowhere", "cannot open"]);
+    check_mistake(here, &finetune(".", &[]), &["config.json", "not a Hugging Face model folder"]);
+    check_mistake(here, &run(&["--group-size", "7"]), &["`7`", "even"]);
+    check_mistake(here, &run(&["--group-size", "256"]), &["`256`", "groups"]);
+    check_mistake(here, &run(&["--group-ratio", "1.5"]), &["`1.5`", "(0, 1]"]);
+    check_mistake(here, &run(&["--lora-rank", "0"]), &["rank", "`0`"]);
+    check_mistake(here, &run(&["--lr", "-1"]), &["learning_rates", "`-1`"]);
+    check_mistake(here, &run(&["--steps", "0"]), &["training.steps", "`0`"]);
+    check_mistake(here, &run(&["--window", "8"]), &["--window", "sliding-window"]);
+    check_mistake(here, &["finetune", "--resume", "nowhere"], &["`nowhere`", "run folder"]);
+    check_mistake(here, &["finetune", "--data", "ids.json"], &["--model"]);
+
+    fs::write(here.join("typo.toml"), "sed = 1\n").expect("a small file");
+    check_mistake(here, &["finetune", "--config", "typo.toml"], &["typo.toml", "sed", "seed"]);
+    check_mistake(here, &["finetune", "--config", "none.toml"], &["none.toml"]);
+
+    fs::create_dir(here.join("taken")).expect("a folder");
+    check_mistake(here, &run(&["--out", "taken"]), &["taken", "exists", "--out"]);
+}
+
+#[test]
+fn mistakes_in_data_are_told_in_one_sentence_with_exit_code_one() {
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+
+    let folder = with_ids((0..3000).map(|i| i % 5000));
+    let needles = ["`2999`", "`96`", "vocabulary"];
+    check_mistake(folder.path(), &finetune(model, &["--out", "a"]), &needles);
+
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("ids.json"), "[]").expect("a small file");
+    check_mistake(folder.path(), &finetune(model, &["--out", "a"]), &["ids.json", "text"]);
+    fs::write(folder.path().join("ids.json"), "[1, 2").expect("a small file");
+    check_mistake(folder.path(), &finetune(model, &["--out", "b"]), &["ids.json"]);
+
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    let args = ["finetune", "--model", model, "--data", "empty", "--context-length", "256"];
+    check_mistake(folder.path(), &args, &["empty", ".txt"]);
+}
+
+#[test]
+fn a_torn_model_is_named_with_its_file() {
+    let folder = with_ids((0..3000).map(|i| i * 7 % 96));
+    let torn = folder.path().join("torn");
+    fs::create_dir(&torn).expect("a folder");
+    fs::copy(tiny_model().join("config.json"), torn.join("config.json")).expect("a copy");
+    let whole = fs::read(tiny_model().join("model.safetensors")).expect("the golden model");
+    fs::write(torn.join("model.safetensors"), &whole[..whole.len() - 100]).expect("a torn copy");
+    let needles = ["model.safetensors", "not a whole safetensors file"];
+    check_mistake(folder.path(), &finetune("torn", &["--out", "a"]), &needles);
+}
+
+#[test]
+fn an_unknown_option_has_exit_code_one_and_help_has_zero() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let output = longlora(folder.path(), &["finetune", "--no-such-option"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--no-such-option"));
+    for args in [&["--help"][..], &["finetune", "--help"], &["eval", "perplexity", "--help"]] {
+        let output = longlora(folder.path(), args);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("Usage: longlora"));
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_model_of_ones_own_is_extended_measured_and_resumable() {
+    let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let more = ["--steps", "3", "--lr", "1e-3", "--accumulation", "1", "--out", "run"];
+
+    let output = longlora(here, &finetune(model, &more));
+
+    let (shown, said) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("from 128 to 256 tokens") && said.contains("LoRA"), "{said}");
+    assert!(shown.contains("base, YaRN") && shown.contains("fine-tuned, full"), "{shown}");
+    for file in ["config.toml", "manifest.json", "metrics.jsonl", "report.md", "report.json"] {
+        assert!(here.join("run").join(file).exists(), "{file} is missing");
+    }
+    let lines = fs::read_to_string(here.join("run/metrics.jsonl")).expect("the metrics");
+    assert_eq!(lines.lines().count(), 3);
+
+    let adapter = here.join("run/adapter/adapter_model.safetensors");
+    let before = fs::read(&adapter).expect("the adapter");
+    let output = longlora(here, &["finetune", "--resume", "run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(fs::read(&adapter).expect("the adapter"), before);
+
+    let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter", "--data"];
+    let output = longlora(here, &[&eval[..], &["ids.json", "--lengths", "128,256"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("256"));
+}
+
+#[test]
+fn the_embedded_run_needs_no_arguments_and_keeps_what_it_used() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let args = ["finetune", "--steps", "1", "--eval-tokens", "4096"];
+
+    let output = longlora(folder.path(), &args);
+
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("With 1024 tokens of context"));
+    let model = folder.path().join("runs/1/embedded/model");
+    let model = model.to_str().expect("a temporary path is UTF-8");
+    let generate =
+        ["generate", "--model", model, "--prompt", "And God said", "--max-new-tokens", "4"];
+    let output = longlora(folder.path(), &generate);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("And God said"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_longlora"))
+        .args(["finetune", "--steps", "100000", "--out", "run"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let metrics = folder.path().join("run/metrics.jsonl");
+    let started = Instant::now();
+    while fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(120), "no step was taken");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill starts").success());
+
+    assert_eq!(child.wait().expect("the program ends").code(), Some(0));
+    let steps = fs::read_to_string(metrics).expect("the metrics").lines().count();
+    let checkpoint = folder.path().join(format!("run/checkpoints/step-{steps:06}"));
+    assert!(checkpoint.join("state.json").exists(), "no checkpoint of step {steps}");
+}

@@ -1,0 +1,387 @@
+//! A user's mistakes: each is one sentence that names the file and the value. Nothing panics, nothing is passed over.
+
+use std::fmt::Display;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{Device, TensorData};
+use longlora_llama::{Llama, load_adapter, load_pretrained, read_tensors, write_tensors};
+use longlora_train::FinetuneConfig;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixture::{self, golden, model_with, read, write, write_json};
+
+/// One sentence that holds all of `parts`.
+#[track_caller]
+fn check(error: &dyn Display, parts: &[&str]) {
+    let text = error.to_string();
+    assert!(!text.contains('\n') && !text.ends_with('.'), "not one sentence: {text}");
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+}
+
+fn load(model: &Path) -> Result<Llama, longlora_llama::LlamaError> {
+    load_pretrained(model, &Device::default())
+}
+
+/// The tiny model, in a folder of its own, with some of its `config.json` changed.
+fn tiny(changes: Value) -> TempDir {
+    model_with(&golden("tiny/model"), changes)
+}
+
+/// Loads the tiny model with some of its `config.json` changed.
+#[track_caller]
+fn check_config(changes: Value, parts: &[&str]) {
+    let model = tiny(changes);
+    let path = model.path().join("config.json").display().to_string();
+    check(&load(model.path()).unwrap_err(), &[parts, &[path.as_str()]].concat());
+}
+
+/// Loads the tiny model after `spoil` changed its weights.
+#[track_caller]
+fn check_weights(spoil: impl Fn(&Path), parts: &[&str]) {
+    let model = tiny(json!({}));
+    spoil(&model.path().join("model.safetensors"));
+    let folder = model.path().display().to_string();
+    check(&load(model.path()).unwrap_err(), &[parts, &[folder.as_str()]].concat());
+}
+
+#[test]
+fn a_path_that_is_no_model_folder_is_named() {
+    check(&load(Path::new("no/such/model")).unwrap_err(), &["`no/such/model`"]);
+    let empty = tempfile::tempdir().unwrap();
+    let path = empty.path().display().to_string();
+    check(&load(empty.path()).unwrap_err(), &[&path, "no `config.json`"]);
+    let weightless = tiny(json!({}));
+    fs::remove_file(weightless.path().join("model.safetensors")).unwrap();
+    let path = weightless.path().display().to_string();
+    check(&load(weightless.path()).unwrap_err(), &[&path, "no `model.safetensors`"]);
+}
+
+#[test]
+fn a_config_that_is_no_json_or_lacks_a_key_is_named() {
+    let model = tiny(json!({}));
+    let config = model.path().join("config.json");
+    for text in ["", "{", "[]", "hello", "{\"model_type\": \"llama\"}"] {
+        write(&config, text);
+        check(&load(model.path()).unwrap_err(), &[&config.display().to_string()]);
+    }
+    check_config(json!({ "hidden_size": null }), &["null"]);
+    check_config(json!({ "vocab_size": "many" }), &["many"]);
+    check_config(json!({ "num_hidden_layers": -2 }), &["-2"]);
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    check_config(json!({ "model_type": "mistral" }), &["`model_type`", "`mistral`", "`llama`"]);
+    check_config(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "`gelu`", "`silu`"]);
+    check_config(json!({ "attention_bias": true }), &["`attention_bias`", "`true`"]);
+    check_config(json!({ "mlp_bias": true }), &["`mlp_bias`", "`true`"]);
+    check_config(json!({ "sliding_window": 4096 }), &["`sliding_window`", "`4096`"]);
+    check_config(json!({ "partial_rotary_factor": 0.5 }), &["`partial_rotary_factor`", "`0.5`"]);
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_refused() {
+    check_config(
+        json!({ "num_key_value_heads": 3 }),
+        &["`num_attention_heads`", "`4`", "`num_key_value_heads`", "`3`"],
+    );
+    check_config(json!({ "num_key_value_heads": 0 }), &["`num_key_value_heads`", "`0`"]);
+    check_config(json!({ "num_attention_heads": 0 }), &["no heads"]);
+    check_config(json!({ "num_hidden_layers": 0 }), &["layers"]);
+    check_config(json!({ "head_dim": 15 }), &["head_dim", "`15`"]);
+}
+
+#[test]
+fn rope_scalings_that_cannot_be_are_refused() {
+    let scaling = |value: Value| json!({ "rope_scaling": value });
+    check_config(scaling(json!({ "rope_type": "bogus" })), &["`bogus`", "linear"]);
+    check_config(scaling(json!({ "rope_type": "linear" })), &["`factor`", "`linear`"]);
+    check_config(scaling(json!({ "rope_type": "linear", "factor": 0.5 })), &["`factor`", "`0.5`"]);
+    check_config(scaling(json!({ "rope_type": "yarn", "factor": "4" })), &["`factor`", "\"4\""]);
+    check_config(scaling(json!(4)), &["`4`"]);
+}
+
+#[test]
+fn torn_weights_are_found_wherever_they_end() {
+    let whole = read(&golden("tiny/model/model.safetensors"));
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    for length in [0, 1, 7, 8, 9, header / 2, header - 1, header, header + 1, whole.len() - 1] {
+        let cut = |path: &Path| write(path, &whole[..length]);
+        check_weights(cut, &["not a whole safetensors file", "fetch or copy it again"]);
+    }
+    let longer = |path: &Path| write(path, [whole.clone(), vec![0; 4]].concat());
+    check_weights(longer, &["not a whole safetensors file", &format!("`{}`", whole.len() + 4)]);
+}
+
+#[test]
+fn headers_that_cannot_be_are_refused_before_memory_is_asked_for() {
+    let whole = read(&golden("tiny/model/model.safetensors"));
+    for length in [u64::MAX, u64::MAX - 7, 1 << 40, 100_000_001, whole.len() as u64] {
+        let spoiled = |path: &Path| write(path, [&length.to_le_bytes(), &whole[8..]].concat());
+        check_weights(spoiled, &["not a whole safetensors file", &format!("`{length}`")]);
+    }
+    let tensor = |dtype: &str, shape: Value, end: u64| {
+        json!({ "x": { "dtype": dtype, "shape": shape, "data_offsets": [0, end] } }).to_string()
+    };
+    let headers = [
+        "x".repeat(64),
+        "{\"x\": 1}".to_owned(),
+        "[]".to_owned(),
+        tensor("F32", json!([4]), 4),
+        tensor("F32", json!([1u64 << 62, 4]), 4),
+        tensor("F32", json!([1]), u64::MAX),
+        tensor("F999", json!([1]), 4),
+    ];
+    for header in headers {
+        let length = (header.len() as u64).to_le_bytes();
+        let file = [&length, header.as_bytes(), &[0; 4]].concat();
+        check_weights(|path| write(path, &file), &["not a whole safetensors file"]);
+    }
+}
+
+/// Rewrites the weights with one tensor changed.
+fn rewrite(path: &Path, change: impl Fn(&mut fixture::Tensors)) {
+    let mut tensors = read_tensors(path).unwrap();
+    change(&mut tensors);
+    write_tensors(path, &tensors).unwrap();
+}
+
+#[test]
+fn missing_misshapen_and_left_over_tensors_are_named() {
+    const NAME: &str = "model.layers.1.mlp.up_proj.weight";
+    let missing = |path: &Path| {
+        rewrite(path, |tensors| assert!(tensors.remove(NAME).is_some()));
+    };
+    check_weights(missing, &["lacks", NAME]);
+    let misshapen = |path: &Path| {
+        rewrite(path, |tensors| {
+            let tensor = TensorData::new(vec![0f32; 64 * 111], [111, 64]);
+            tensors.insert(NAME.to_owned(), tensor);
+        });
+    };
+    check_weights(misshapen, &[NAME, "[111, 64]", "[112, 64]"]);
+    // As many entries, but turned: the square projections would not notice by their size.
+    let turned = |path: &Path| {
+        rewrite(path, |tensors| {
+            let tensor = TensorData::new(vec![0f32; 64 * 112], [64, 112]);
+            tensors.insert(NAME.to_owned(), tensor);
+        });
+    };
+    check_weights(turned, &[NAME, "[64, 112]", "[112, 64]"]);
+    let left_over = |path: &Path| {
+        rewrite(path, |tensors| {
+            let tensor = TensorData::new(vec![0f32; 64], [64]);
+            tensors.insert("model.layers.0.self_attn.q_proj.bias".to_owned(), tensor);
+        });
+    };
+    check_weights(left_over, &["model.layers.0.self_attn.q_proj.bias", "no place"]);
+    check_config_of_other_size();
+}
+
+/// One layer more or less than the file holds.
+#[track_caller]
+fn check_config_of_other_size() {
+    let model = tiny(json!({ "num_hidden_layers": 3 }));
+    check(&load(model.path()).unwrap_err(), &["lacks", "model.layers.2."]);
+    let model = tiny(json!({ "num_hidden_layers": 1 }));
+    check(&load(model.path()).unwrap_err(), &["model.layers.1.", "no place"]);
+    // An untied model whose config says tied: its head would be ignored only if it were the table.
+    let model = tiny(json!({ "vocab_size": 95 }));
+    check(&load(model.path()).unwrap_err(), &["[96, 64]", "[95, 64]"]);
+}
+
+#[test]
+fn weights_that_are_no_floats_are_refused() {
+    let header = json!({
+        "model.embed_tokens.weight": { "dtype": "I8", "shape": [4], "data_offsets": [0, 4] },
+    })
+    .to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+    check_weights(|path| write(path, &file), &["`model.embed_tokens.weight`", "I8"]);
+}
+
+#[test]
+fn a_missing_or_lying_shard_is_named() {
+    let shards = |map: Value| {
+        let model = tiny(json!({}));
+        let single = model.path().join("model.safetensors");
+        fs::rename(single, model.path().join("model-00001-of-00002.safetensors")).unwrap();
+        let index = model.path().join("model.safetensors.index.json");
+        write_json(&index, &json!({ "weight_map": map }));
+        let error = load(model.path()).unwrap_err();
+        (model, error)
+    };
+    let name = "model.embed_tokens.weight";
+    let (_folder, error) = shards(json!({ name: "model-00002-of-00002.safetensors" }));
+    check(&error, &["cannot open", "model-00002-of-00002.safetensors"]);
+    let (_folder, error) = shards(json!({ name: "model-00001-of-00002.safetensors" }));
+    check(&error, &["lacks tensor `model.layers.0.self_attn.q_proj.weight`"]);
+    let (_folder, error) = shards(json!({ "model.extra": "model-00001-of-00002.safetensors" }));
+    check(&error, &["lacks tensor `model.embed_tokens.weight`"]);
+    let (_folder, error) = shards(json!([1]));
+    check(&error, &["model.safetensors.index.json"]);
+}
+
+/// Loads PEFT's adapter after `spoil` changed its folder.
+#[track_caller]
+fn check_adapter(spoil: impl Fn(&Path), parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        write(&folder.path().join(name), read(&golden("tiny_lora/adapter").join(name)));
+    }
+    spoil(folder.path());
+    let llama = load(&golden("tiny/model")).unwrap();
+    let error = load_adapter(llama, folder.path()).err().expect("it should not load");
+    let path = folder.path().display().to_string();
+    check(&error, &[parts, &[path.as_str()]].concat());
+}
+
+/// Loads PEFT's adapter with some of its `adapter_config.json` changed.
+#[track_caller]
+fn check_adapter_config(changes: Value, parts: &[&str]) {
+    let spoil = |folder: &Path| {
+        let path = folder.join("adapter_config.json");
+        let mut config = fixture::json(&path);
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        write_json(&path, &config);
+    };
+    check_adapter(spoil, parts);
+}
+
+#[test]
+fn adapters_that_would_compute_something_else_are_refused() {
+    check_adapter_config(json!({ "use_dora": true }), &["`use_dora`", "`true`"]);
+    check_adapter_config(json!({ "use_rslora": true }), &["`use_rslora`", "`true`"]);
+    check_adapter_config(json!({ "bias": "all" }), &["`bias`", "`all`"]);
+    check_adapter_config(json!({ "peft_type": "LOHA" }), &["`peft_type`", "`LOHA`"]);
+    check_adapter_config(
+        json!({ "rank_pattern": { "q_proj": 4 } }),
+        &["`rank_pattern`", "q_proj: 4"],
+    );
+    check_adapter_config(
+        json!({ "alpha_pattern": { "q_proj": 4.5 } }),
+        &["`alpha_pattern`", "q_proj: 4.5"],
+    );
+    check_adapter_config(
+        json!({ "modules_to_save": ["lm_head"] }),
+        &["`modules_to_save`", "`lm_head`"],
+    );
+    // These change the base weights when PEFT attaches them.
+    for init in ["pissa", "pissa_niter_16", "olora", "corda", "loftq"] {
+        check_adapter_config(
+            json!({ "init_lora_weights": init }),
+            &["`init_lora_weights`", &format!("`{init}`")],
+        );
+    }
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused() {
+    check_adapter_config(json!({ "target_modules": ["c_attn"] }), &["`c_attn`", "q_proj"]);
+    check_adapter_config(json!({ "target_modules": "all-linear" }), &["all-linear"]);
+    check_adapter_config(json!({ "r": 4 }), &["lora_A.weight", "[8, 64]", "[4, 64]"]);
+    check_adapter_config(json!({ "r": 0 }), &["rank", "`0`"]);
+    check_adapter_config(json!({ "lora_alpha": 0 }), &["alpha", "`0`"]);
+    check_adapter_config(json!({ "lora_alpha": "big" }), &["big"]);
+    check_adapter_config(json!({ "lora_dropout": 1.5 }), &["dropout", "`1.5`"]);
+    let fewer = json!({ "target_modules": ["q_proj", "k_proj", "v_proj"] });
+    check_adapter_config(
+        fewer,
+        &["base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight"],
+    );
+    let more = json!({ "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"] });
+    check_adapter_config(more, &["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]);
+    let saved = json!({ "modules_to_save": ["embed_tokens"] });
+    check_adapter_config(saved, &["lacks", "base_model.model.model.embed_tokens.weight"]);
+}
+
+#[test]
+fn an_adapter_folder_with_a_missing_or_torn_file_is_named() {
+    let remove =
+        |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).unwrap();
+    check_adapter(remove("adapter_config.json"), &["no `adapter_config.json`"]);
+    check_adapter(
+        remove("adapter_model.safetensors"),
+        &["cannot open", "adapter_model.safetensors"],
+    );
+    let torn = |name: &'static str| move |folder: &Path| write(&folder.join(name), "{");
+    check_adapter(torn("adapter_config.json"), &["adapter_config.json"]);
+    check_adapter(torn("adapter_model.safetensors"), &["adapter_model.safetensors", "not a whole"]);
+    check_adapter(torn("longlora.json"), &["longlora.json"]);
+}
+
+#[test]
+fn facts_that_do_not_fit_the_model_are_refused() {
+    let with_rope = |rope: Value| {
+        move |folder: &Path| {
+            let facts = json!({
+                "longlora_version": "0.1.0",
+                "context_length": 512,
+                "training_pattern": "full",
+                "rope": rope,
+                "rope_offset": null,
+            });
+            write_json(&folder.join("longlora.json"), &facts);
+        }
+    };
+    let rope = |head_dim: usize, factor: f64| {
+        json!({
+            "head_dim": head_dim,
+            "theta": 10_000.0,
+            "max_position_embeddings": 512,
+            "scaling": { "kind": "linear", "factor": factor },
+        })
+    };
+    check_adapter(with_rope(rope(8, 4.0)), &["longlora.json", "head_dim", "`8`", "`16`"]);
+    check_adapter(with_rope(rope(16, 0.5)), &["longlora.json", "`factor`", "`0.5`"]);
+    check_adapter(with_rope(json!(null)), &["longlora.json"]);
+}
+
+/// A run description with a mistake.
+#[track_caller]
+fn check_run(change: impl Fn(&str) -> String, parts: &[&str]) {
+    let good = FinetuneConfig::longlora("model".into(), "data".into(), 512).to_toml();
+    let path = Path::new("runs/mine.toml");
+    assert!(FinetuneConfig::from_toml(&good, path).is_ok());
+    let changed = change(&good);
+    assert_ne!(changed, good, "nothing was changed");
+    let parsed = FinetuneConfig::from_toml(&changed, path);
+    match parsed.map(|config| config.validate()) {
+        Err(error) => check(&error, &[parts, &["runs/mine.toml"]].concat()),
+        Ok(checked) => check(&checked.unwrap_err(), parts),
+    }
+}
+
+#[test]
+fn a_run_file_with_a_mistake_is_named_with_the_key() {
+    let error = FinetuneConfig::read(Path::new("no/such/run.toml")).unwrap_err();
+    check(&error, &["cannot read", "`no/such/run.toml`"]);
+    check_run(|text| text.replace("accumulation", "acumulation"), &["acumulation", "accumulation"]);
+    check_run(|text| text.replace("seed = 0\n", ""), &["seed"]);
+    check_run(|text| text.replace("seed = 0", "seed = \"zero\""), &["`seed = \"zero\"`", "line 1"]);
+    check_run(|text| text.replace("seed = 0", "seed = = 0"), &["`seed = = 0`", "line 1"]);
+    check_run(|text| text.replace("linear", "bogus"), &["bogus", "linear"]);
+    check_run(|text| text.replace("q_proj", "c_attn"), &["c_attn", "q_proj"]);
+}
+
+#[test]
+fn a_run_that_cannot_be_is_named_by_its_number() {
+    let value = |from: &'static str, to: &'static str| move |text: &str| text.replace(from, to);
+    check_run(value("length = 512", "length = 1"), &["`context.length`", "`1`"]);
+    check_run(value("fraction = 0.05", "fraction = 1.0"), &["held_out", "`1`"]);
+    check_run(value("ratio = 0.25", "ratio = 0.0"), &["group ratio", "`0`"]);
+    check_run(value("ratio = 0.25", "tokens = 7"), &["group size", "`7`"]);
+    check_run(value("ratio = 0.25", "tokens = 512"), &["group size", "`512`"]);
+    check_run(value("rank = 8", "rank = 0"), &["rank", "`0`"]);
+    check_run(value("dropout = 0.0", "dropout = 1.0"), &["dropout", "`1`"]);
+    check_run(value("\nsteps = 1000", "\nsteps = 0"), &["`training.steps`", "`0`"]);
+    check_run(value("accumulation = 8", "accumulation = 0"), &["`training.accumulation`", "`0`"]);
+    check_run(value("epsilon = ", "epsilon = 0.0 #"), &["`training.epsilon`", "`0`"]);
+    check_run(value("max_grad_norm = 1.0", "max_grad_norm = -1.0"), &["max_grad_norm", "`-1`"]);
+    check_run(value("betas = [0.9, 0.95]", "betas = [0.9, 1.0]"), &["`training.betas`", "1.0"]);
+    check_run(value("rope_offsets = ", "rope_offsets = nan #"), &["rope_offsets", "`NaN`"]);
+}

@@ -1,0 +1,372 @@
+//! Our fast paths against our slow ones, on random models.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use burn::train::{InferenceStep, Learner, TrainStep};
+use longlora_adapters::{
+    AdapterConfig, LoraConfig, RopeGranularity, RopeOffsetConfig, TargetModule,
+};
+use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
+use longlora_data::TokenBatch;
+use longlora_llama::{Llama, LlamaConfig, Selection, collect, loss_and_gradient};
+use longlora_train::{
+    LearningRates, Optimizer, StepBatch, Trainee, TrainingConfig, clip_by_global_norm,
+};
+use serde_json::json;
+
+use crate::fixture::step_batch;
+use crate::gradients::{absolute_error, check_close, of_reference, of_step, relative_error};
+use crate::random::{config, redraw, tokens, window};
+
+const VOCAB: usize = 37;
+
+/// Groups of eight tokens, half of the heads shifted.
+const SHIFTED: AttentionPattern =
+    AttentionPattern::Shifted { group_size: GroupSize::Tokens(8), shift: Shift::HalfHeads };
+
+/// Everything that can be trained beside the weights, with dropout.
+fn adapters(granularity: RopeGranularity) -> AdapterConfig {
+    AdapterConfig {
+        lora: Some(LoraConfig {
+            rank: 3,
+            alpha: 5.0,
+            dropout: 0.3,
+            target_modules: TargetModule::ALL.to_vec(),
+        }),
+        norms: true,
+        embeddings: true,
+        rope_offset: Some(RopeOffsetConfig::new(granularity)),
+    }
+}
+
+/// A model with random parameters; `None` trains all weights.
+fn model(config: &LlamaConfig, adapters: Option<&AdapterConfig>) -> (Llama, Selection) {
+    let llama = config.init(&Device::default().autodiff());
+    let (llama, selection) = match adapters {
+        None => (llama.train_all(), Selection::Base),
+        Some(adapters) => (llama.attach(adapters, 0), Selection::Adapter(adapters.clone())),
+    };
+    (redraw(llama, 11), selection)
+}
+
+/// Micro-batches of unequal sizes: packed documents, padding, one-token documents.
+fn uneven_batch() -> StepBatch {
+    let window = |length, starts: &[usize]| window(length, starts, VOCAB, length as u64);
+    let micro_batches = [
+        vec![window(29, &[0, 9, 10]), window(17, &[0])],
+        vec![window(5, &[0])],
+        vec![window(31, &[0, 30]), window(2, &[0]), window(12, &[0, 6])],
+    ];
+    let micro_batches =
+        micro_batches.iter().map(|windows| TokenBatch::from_windows(windows, 0)).collect();
+    StepBatch { micro_batches, dropout_seed: 71 }
+}
+
+/// The step block by block against plain autodiff over the whole model: loss and every gradient; and two micro-batches
+/// side by side against one after another, bit by bit.
+///
+/// The same numbers are summed in another order: 3e-6 is the largest error that was measured.
+#[track_caller]
+fn check(
+    case: &str,
+    config: &LlamaConfig,
+    adapters: Option<&AdapterConfig>,
+    pattern: AttentionPattern,
+) {
+    let (llama, selection) = model(config, adapters);
+    let batch = uneven_batch();
+    let step = of_step(&llama, &selection, pattern, &batch, 1);
+    let reference = of_reference(&llama, &selection, pattern, &batch);
+    let error = (step.loss / reference.loss - 1.0).abs();
+    assert!(error < 1e-6, "{case}: the loss is off by {error:.2e}");
+    check_close(&step.gradients, &reference.gradients, 1e-5, case);
+
+    let parallel = of_step(&llama, &selection, pattern, &batch, 2);
+    assert_eq!(parallel.loss.to_bits(), step.loss.to_bits(), "{case}");
+    assert_eq!(parallel.gradients, step.gradients, "{case}");
+}
+
+#[test]
+fn the_step_equals_plain_autodiff_for_every_kind_of_adapter() {
+    for tied in [false, true] {
+        let config = config(json!({ "tie_word_embeddings": tied }));
+        for granularity in [RopeGranularity::Head, RopeGranularity::Pair, RopeGranularity::Shared] {
+            let case = format!("{granularity}, tied: {tied}");
+            check(&case, &config, Some(&adapters(granularity)), SHIFTED);
+        }
+    }
+}
+
+#[test]
+fn the_step_equals_plain_autodiff_when_one_kind_alone_is_trained() {
+    let nothing = AdapterConfig { lora: None, norms: false, embeddings: false, rope_offset: None };
+    let offset = Some(RopeOffsetConfig::new(RopeGranularity::Shared));
+    let cases = [
+        ("LoRA", AdapterConfig { lora: adapters(RopeGranularity::Head).lora, ..nothing.clone() }),
+        ("norms", AdapterConfig { norms: true, ..nothing.clone() }),
+        ("embeddings", AdapterConfig { embeddings: true, ..nothing.clone() }),
+        ("offsets", AdapterConfig { rope_offset: offset, ..nothing }),
+    ];
+    for tied in [false, true] {
+        let config = config(json!({ "tie_word_embeddings": tied }));
+        for (kind, adapters) in &cases {
+            check(&format!("{kind} alone, tied: {tied}"), &config, Some(adapters), SHIFTED);
+        }
+    }
+}
+
+#[test]
+fn the_step_equals_plain_autodiff_when_everything_is_trained() {
+    for tied in [false, true] {
+        let config = config(json!({ "tie_word_embeddings": tied }));
+        for pattern in [
+            SHIFTED,
+            AttentionPattern::LONGLORA,
+            AttentionPattern::Full,
+            AttentionPattern::SlidingWindow { window: 5 },
+        ] {
+            check(&format!("{pattern:?}, tied: {tied}"), &config, None, pattern);
+        }
+    }
+}
+
+#[test]
+fn the_step_equals_plain_autodiff_under_every_rope_scaling() {
+    let original = json!({ "original_max_position_embeddings": 16 });
+    for (kind, mut scaling) in [
+        ("linear", json!({ "factor": 4.0 })),
+        ("dynamic", json!({ "factor": 4.0 })),
+        ("yarn", original.clone()),
+        ("llama3", original),
+    ] {
+        scaling["rope_type"] = kind.into();
+        scaling["factor"] = 4.0.into();
+        scaling["low_freq_factor"] = 1.0.into();
+        scaling["high_freq_factor"] = 4.0.into();
+        let config = config(json!({ "rope_scaling": scaling, "max_position_embeddings": 16 }));
+        check(kind, &config, Some(&adapters(RopeGranularity::Pair)), SHIFTED);
+    }
+}
+
+/// Burn locks graphs that share a parameter in an order that two threads can deadlock on: once in a few hundred steps,
+/// if micro-batches shared their leaves.
+#[test]
+fn micro_batches_side_by_side_never_wait_for_each_other() {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let (llama, selection) = model(&config(json!({})), Some(&adapters(RopeGranularity::Head)));
+        let batch = uneven_batch();
+        let micro_batches = batch.micro_batches.iter().cycle().take(12).cloned().collect();
+        let batch = StepBatch { micro_batches, ..batch };
+        let first = of_step(&llama, &selection, SHIFTED, &batch, 4);
+        for _ in 0..60 {
+            let again = of_step(&llama, &selection, SHIFTED, &batch, 4);
+            assert_eq!(again.gradients, first.gradients);
+        }
+        sender.send(()).expect("the test waits");
+    });
+    let finished = receiver.recv_timeout(Duration::from_secs(120));
+    assert_eq!(finished, Ok(()), "two micro-batches wait for each other");
+}
+
+#[test]
+fn dropout_follows_the_seed_of_the_step_and_is_off_in_validation() {
+    let dropping = adapters(RopeGranularity::Head);
+    let mut keeping = dropping.clone();
+    keeping.lora.as_mut().unwrap().dropout = 0.0;
+    let losses = |adapters: &AdapterConfig, seeds: [u64; 2]| {
+        let (llama, selection) = model(&config(json!({})), Some(adapters));
+        let step = |dropout_seed| {
+            let batch = StepBatch { dropout_seed, ..uneven_batch() };
+            of_step(&llama, &selection, SHIFTED, &batch, 1).loss
+        };
+        let trainee =
+            Trainee { llama: llama.valid(), pattern: SHIFTED, max_grad_norm: None, parallel: 1 };
+        let validation = InferenceStep::step(&trainee, uneven_batch());
+        (seeds.map(step), validation.loss())
+    };
+
+    let ([first, again], _) = losses(&dropping, [1, 1]);
+    assert_eq!(first, again);
+    let ([first, other], validation) = losses(&dropping, [1, 2]);
+    assert!(first != other && first != validation, "{first}, {other}, {validation}");
+    let ([first, other], same) = losses(&keeping, [1, 2]);
+    assert_eq!((first, other), (other, same));
+    assert_eq!(validation, same, "validation drops nothing");
+}
+
+/// Head and loss in chunks against autodiff over all logits, for `tokens` tokens of which every third has no target.
+///
+/// The same numbers are summed in another order: 3e-7 is the largest error that was measured.
+#[track_caller]
+fn check_loss(count: usize, vocab: usize, width: usize) {
+    let device = Device::default().autodiff();
+    let (logits_bound, scale) = (3.0, 1.0 / 64.0);
+    let values = |length: usize, seed| -> Vec<f32> {
+        tokens(length, 2001, seed)
+            .iter()
+            .map(|&x| (x as f32 / 1000.0 - 1.0) * logits_bound)
+            .collect()
+    };
+    let hidden = TensorData::new(values(count * width, 1), [count, width]);
+    let hidden = Tensor::<2>::from_data(hidden, &device).require_grad();
+    let head = TensorData::new(values(width * vocab, 2), [width, vocab]);
+    let head = Tensor::<2>::from_data(head, &device).require_grad();
+    let mut targets: Vec<i64> = tokens(count, vocab, 3).into_iter().map(i64::from).collect();
+    targets.iter_mut().step_by(3).for_each(|target| *target = -100);
+
+    let plain = |tensor: &Tensor<2>| tensor.clone().without_autodiff();
+    let ours = loss_and_gradient(plain(&hidden), plain(&head), &targets, scale, true);
+
+    let counted: Vec<f32> = targets.iter().map(|&t| if t < 0 { 0.0 } else { 1.0 }).collect();
+    let counted = Tensor::<2>::from_data(TensorData::new(counted, [count, 1]), &device);
+    let ids: Vec<i64> = targets.iter().map(|&target| target.max(0)).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, 1]), &device);
+    let log_p = log_softmax(hidden.clone().matmul(head.clone()), 1).gather(1, ids);
+    let nll_sum = (log_p * counted).sum().neg();
+    let grads = nll_sum.clone().mul_scalar(scale).backward();
+
+    let nll_sum = nll_sum.into_data().iter::<f64>().next().unwrap();
+    let errors = [
+        (ours.nll_sum / nll_sum - 1.0).abs(),
+        relative_error(&ours.d_hidden.into_data(), &hidden.grad(&grads).unwrap().into_data()),
+        relative_error(&ours.d_head.unwrap().into_data(), &head.grad(&grads).unwrap().into_data()),
+    ];
+    assert!(errors.iter().all(|&error| error < 1e-6), "vocabulary {vocab}: {errors:?}");
+}
+
+#[test]
+fn the_chunked_loss_equals_the_whole_one() {
+    check_loss(50, 29, 7); // one chunk
+    check_loss(300, 1 << 17, 4); // 200 targets in chunks of 128
+}
+
+#[test]
+fn tokens_without_targets_have_no_loss_and_no_gradient() {
+    let device = Device::default();
+    let hidden = Tensor::<2>::ones([3, 2], &device);
+    let head = Tensor::<2>::ones([2, 5], &device);
+    let loss = loss_and_gradient(hidden, head, &[-100; 3], 1.0, true);
+    assert_eq!(loss.nll_sum, 0.0);
+    for gradient in [loss.d_hidden, loss.d_head.unwrap()] {
+        assert!(gradient.into_data().iter::<f32>().all(|entry| entry == 0.0));
+    }
+}
+
+#[test]
+fn a_head_that_is_not_trained_has_no_gradient() {
+    let device = Device::default();
+    let (hidden, head) = (Tensor::<2>::ones([1, 2], &device), Tensor::<2>::ones([2, 5], &device));
+    let loss = loss_and_gradient(hidden, head, &[4], 1.0, false);
+    assert!(loss.d_head.is_none());
+    // Five equal logits.
+    assert!((loss.nll_sum - 5f64.ln()).abs() < 1e-6);
+}
+
+/// The first step of Adam moves each entry by its rate, whatever the gradient: here the largest move of each tensor.
+/// Decoupled decay would add `rate · decay · entry` to it, except for offsets.
+#[test]
+fn each_kind_of_parameter_moves_at_its_own_rate() {
+    let adapters = adapters(RopeGranularity::Pair);
+    let (llama, selection) = model(&config(json!({})), Some(&adapters));
+    let rates = LearningRates { lora: 1e-3, norms_and_embeddings: 1e-4, rope_offsets: 1e-2 };
+    for weight_decay in [0.0, 0.9] {
+        let training = TrainingConfig {
+            learning_rates: rates,
+            warmup_steps: 0,
+            weight_decay,
+            ..TrainingConfig::default()
+        };
+        let mut optimizer = Optimizer::new(&training, 0);
+        let trainee =
+            Trainee { llama: llama.clone(), pattern: SHIFTED, max_grad_norm: None, parallel: 1 };
+        let grads = TrainStep::step(&trainee, uneven_batch()).grads;
+        let moved = optimizer.adam_w.step(optimizer.rates.step(), trainee, grads);
+        let (before, after) = (collect(&llama, &selection), collect(&moved.llama, &selection));
+        for (name, before) in &before {
+            let rate = match name {
+                _ if name.contains("lora_") => rates.lora,
+                _ if name.ends_with("delta") => rates.rope_offsets,
+                _ => rates.norms_and_embeddings,
+            };
+            let moved = absolute_error(&after[name], before) / rate;
+            // f32 rounds entries near 1 by 6e-8, which is 6e-4 of the smallest rate.
+            if weight_decay == 0.0 || name.ends_with("delta") {
+                assert!((moved - 1.0).abs() < 2e-3, "`{name}` moved by {moved} of its rate");
+            } else {
+                assert!(moved > 1.1, "`{name}` moved by {moved} of its rate");
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_continuation_takes_the_likeliest_token_until_the_end_of_the_text() {
+    let mut llama = redraw(config(json!({})).init(&Device::default()), 13);
+    let prompt = tokens(7, VOCAB, 8);
+    let mut text = prompt.clone();
+    for _ in 0..6 {
+        let batch = step_batch(&[text.clone()]);
+        let pass = llama.pass(AttentionPattern::Full, &Layout::dense(1, text.len()));
+        let logits = llama.logits(batch.micro_batches[0].inputs(&llama.device()), &pass);
+        let last: Vec<f32> = logits.narrow(1, text.len() - 1, 1).into_data().iter().collect();
+        let likeliest = (0..VOCAB).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+        text.push(likeliest as u32);
+    }
+    let continuation = text.split_off(prompt.len());
+    assert_eq!(llama.generate_greedy(&prompt, 6), continuation);
+    assert!(llama.generate_greedy(&prompt, 0).is_empty());
+
+    let end = continuation[4];
+    let first_end = continuation.iter().position(|&token| token == end).unwrap();
+    llama.config.eos_token_ids = vec![end];
+    assert_eq!(llama.generate_greedy(&prompt, 6), continuation[..first_end]);
+}
+
+/// Three steps with warm-up, clipping and three learning rates.
+#[test]
+fn burns_learner_takes_the_same_steps_bit_for_bit() {
+    let adapters = adapters(RopeGranularity::Head);
+    let (llama, selection) = model(&config(json!({})), Some(&adapters));
+    let training = TrainingConfig {
+        learning_rates: LearningRates {
+            lora: 1e-2,
+            norms_and_embeddings: 1e-3,
+            rope_offsets: 1e-4,
+        },
+        warmup_steps: 2,
+        weight_decay: 0.1,
+        ..TrainingConfig::default()
+    };
+    let max_norm = 0.25;
+    let trainee = Trainee { llama, pattern: SHIFTED, max_grad_norm: Some(max_norm), parallel: 1 };
+    let optimizer = Optimizer::new(&training, 0);
+    let batch = |step: u64| StepBatch { dropout_seed: 1000 * step, ..uneven_batch() };
+
+    let mut learner =
+        Learner::new(trainee.clone(), optimizer.adam_w.clone(), optimizer.rates.clone());
+    for step in 0..3 {
+        learner.lr_step();
+        let output = learner.train_step(batch(step));
+        learner.optimizer_step(output.grads);
+    }
+
+    let (start, mut trainee, mut optimizer) = (trainee.clone(), trainee, optimizer);
+    for step in 0..3 {
+        let output = TrainStep::step(&trainee, batch(step));
+        let (grads, norm) = clip_by_global_norm(&trainee.llama, output.grads, max_norm);
+        assert!(norm > max_norm, "nothing would be clipped: {norm}");
+        let rates = optimizer.rates.step();
+        trainee = optimizer.adam_w.step(rates, trainee, grads);
+    }
+
+    let trained = |trainee: Trainee| collect(&trainee.llama.valid(), &selection);
+    let by_hand = trained(trainee);
+    assert_eq!(trained(learner.model()), by_hand);
+    let start = trained(start);
+    assert!(by_hand.iter().all(|(name, tensor)| *tensor != start[name]), "something stood still");
+}

@@ -1,0 +1,24 @@
+//! What the crates promise together, checked from outside.
+
+// So that clippy takes the helpers for tests, too.
+#![cfg(test)]
+
+// Helpers.
+mod fixture; // files: golden vectors beside the tests, larger ones outside the checkout
+mod gradients; // gradients by parameter name, and how far two sets of tensors are apart
+mod random; // random models and batches, from seeds
+
+// Against other programs.
+mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
+mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
+mod golden_stories; // transformers: the same of a real small model, up to 2,048 tokens
+
+// Against our own slow paths.
+mod exactness; // the block-wise step and the chunked loss equal plain autodiff; burn's learner equals our loop
+mod causality; // no token depends on a later one, by the Jacobian of the whole model
+mod properties; // packing, batching, merging, saving change nothing
+
+// Runs and users.
+mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does
+mod trainable; // a 7B model is counted without being held
+mod errors; // every mistake is one sentence that names the file and the value
