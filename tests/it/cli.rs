@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The tiny model of the golden files: 96 tokens of vocabulary, no tokenizer, native context 128.
+use crate::fixture::golden;
+
+/// 96 tokens of vocabulary, no tokenizer, native context 128.
 fn tiny_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/model")
+    golden("tiny/model")
 }
 
 fn longlora(folder: &Path, args: &[&str]) -> Output {
@@ -65,7 +67,7 @@ fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
     let model = model.to_str().expect("the checkout's path is UTF-8");
     let run = |more: &[&'static str]| finetune(model, more);
 
-    check_mistake(here, &finetune("nowhere", &[]), &["`nowhere", "cannot open"]);
+    check_mistake(here, &finetune("nowhere", &[]), &["nowhere`", "cannot open", "No such file"]);
     check_mistake(here, &finetune(".", &[]), &["config.json", "not a Hugging Face model folder"]);
     check_mistake(here, &run(&["--group-size", "7"]), &["`7`", "even"]);
     check_mistake(here, &run(&["--group-size", "256"]), &["`256`", "groups"]);
@@ -91,7 +93,7 @@ fn mistakes_in_data_are_told_in_one_sentence_with_exit_code_one() {
     let model = model.to_str().expect("the checkout's path is UTF-8");
 
     let folder = with_ids((0..3000).map(|i| i % 5000));
-    let needles = ["`2999`", "`96`", "vocabulary"];
+    let needles = ["token id", "`96`", "vocabulary"];
     check_mistake(folder.path(), &finetune(model, &["--out", "a"]), &needles);
 
     let folder = TempDir::new().expect("a temporary folder");

@@ -16,13 +16,13 @@ pub(crate) type Tensors = BTreeMap<String, TensorData>;
 
 /// A file or folder below `tests/golden`.
 pub(crate) fn golden(path: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden")).join(path)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(path)
 }
 
 /// A file or folder of `../shared`, beside the checkout. Where there is none, says that `test` is skipped.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn shared(test: &str, path: &str) -> Option<PathBuf> {
-    let shared = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
+    let shared = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"));
     if !shared.exists() {
         eprintln!("skipped: {test}: ../shared is absent");
         return None;

@@ -1,4 +1,4 @@
-//! What the crates promise together, checked from outside.
+//! What the crates promise together, and the program from outside.
 
 // So that clippy takes the helpers for tests, too.
 #![cfg(test)]
@@ -22,3 +22,4 @@ mod properties; // packing, batching, merging, saving change nothing
 mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
+mod cli; // the program from outside: what the terminal shows, and the exit codes

@@ -45,10 +45,10 @@ enum Task {
 /// What clap cannot list: the program's commands, which belong to the program.
 const PROGRAM_HELP: &str = "\
 Any other word is a command of `longlora`, which is built in release mode and run:
-  finetune  Fine-tune a model on your own documents at a longer context
-  eval      Measure perplexity at every length, retrieval, and what the short context lost
-  pretrain  Train a small model from scratch
-  generate  Continue a prompt
+  finetune  Extend a model's context on your own documents
+  eval      Measure perplexity at every length
+  generate  Continue a text by the likeliest tokens
+  pretrain  Make a small model from nothing
   help      List all of them
 
 `--device NAME` among their arguments picks what is built (flex, the CPU). Everything is handed over

@@ -51,12 +51,14 @@ impl Workspace {
         })
     }
 
-    /// Every Rust file of every member, sorted by path.
+    /// Every Rust file of every member and of the integration tests, sorted by path.
     pub(crate) fn source_files(&self) -> anyhow::Result<Vec<SourceFile>> {
         let mut paths = vec![];
-        for package in &self.packages {
-            collect_rust_files(&package.folder, &mut paths)
-                .with_context(|| format!("listing `{}`", package.folder.display()))?;
+        // The integration tests are beside the packages, not in one.
+        let tests = self.root.join("tests");
+        for folder in self.packages.iter().map(|package| &package.folder).chain([&tests]) {
+            collect_rust_files(folder, &mut paths)
+                .with_context(|| format!("listing `{}`", folder.display()))?;
         }
         paths.sort();
         paths.dedup();

@@ -90,16 +90,17 @@ impl Windows {
 
     /// Keeps whole windows from the end for validation; returns the training part first.
     ///
-    /// Takes the nearest number of windows to `fraction`, but at least one if `fraction` is not 0,
-    /// and never the only window there is.
+    /// Takes the nearest number of windows to `fraction`, but at least one if `fraction` is not 0, a short last one
+    /// besides, since it cannot fill the context; and never the only window there is.
     ///
     /// # Panics
     /// If `fraction` is not in `0.0..1.0`.
     pub fn split_validation(mut self, fraction: f64) -> (Self, Self) {
         assert!((0.0..1.0).contains(&fraction), "the fraction must be in 0..1, got {fraction}");
+        let short = usize::from(!self.tokens.len().is_multiple_of(self.context_length));
         let wanted = match fraction {
             0.0 => 0,
-            _ => ((self.len() as f64 * fraction).round() as usize).max(1),
+            _ => ((self.len() as f64 * fraction).round() as usize).max(1) + short,
         };
         let kept = self.len() - wanted.min(self.len().saturating_sub(1));
         let cut = self.tokens.len().min(kept * self.context_length);

@@ -11,9 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use longlora_adapters::{
-    AdapterConfig, LoraConfig, RopeConfig, RopeOffsetConfig, TargetModule,
-};
+use longlora_adapters::{AdapterConfig, LoraConfig, RopeConfig, RopeOffsetConfig, TargetModule};
 use longlora_attention::AttentionPattern;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -76,7 +76,10 @@ impl Block {
     }
 
     /// Applies `change` to each linear layer, in the order of [`TargetModule::ALL`].
-    fn map_linear(mut self, mut change: impl FnMut(TargetModule, LoraLinear) -> LoraLinear) -> Self {
+    fn map_linear(
+        mut self,
+        mut change: impl FnMut(TargetModule, LoraLinear) -> LoraLinear,
+    ) -> Self {
         let attention = &mut self.self_attn;
         let mlp = &mut self.mlp;
         let layers = [

@@ -91,10 +91,7 @@ impl LlamaConfig {
     /// [`LlamaError`], if there is none, or if it asks for something that we would have to ignore.
     pub fn read(model: &Path) -> Result<Self, LlamaError> {
         let path = model.join("config.json");
-        if !model.exists() {
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(LlamaError::file("open", model)(missing));
-        }
+        std::fs::metadata(model).map_err(LlamaError::file("open", model))?;
         if !path.exists() {
             return Err(LlamaError::NotAModel { path: model.to_owned(), missing: "config.json" });
         }

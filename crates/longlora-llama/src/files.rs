@@ -6,8 +6,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, TensorData};
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 
 use crate::error::LlamaError;
 
@@ -55,8 +55,7 @@ impl TensorFile {
 
     /// Reads one tensor in the file's own type.
     pub(crate) fn read(&mut self, name: &str) -> Result<TensorData, LlamaError> {
-        let missing =
-            || LlamaError::Missing { path: self.path.clone(), tensor: name.to_owned() };
+        let missing = || LlamaError::Missing { path: self.path.clone(), tensor: name.to_owned() };
         let TensorInfo { dtype, shape, data_offsets: (start, end) } =
             self.header.info(name).ok_or_else(missing)?.clone();
         let dtype = burn_dtype(dtype).ok_or_else(|| LlamaError::Torn {

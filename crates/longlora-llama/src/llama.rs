@@ -1,7 +1,9 @@
 //! The model.
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig,
+};
 use burn::tensor::{Device, Int, Tensor};
 use longlora_adapters::{LoraLinear, RopeOffset};
 use longlora_attention::{AttentionPattern, Layout};

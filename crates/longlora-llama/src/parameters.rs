@@ -126,7 +126,12 @@ struct Restorer<'a, S> {
 }
 
 impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
-    fn tensor<const D: usize>(&mut self, param: &Param<Tensor<D>>, name: &str, transposed: bool) -> Result<Tensor<D>, LlamaError> {
+    fn tensor<const D: usize>(
+        &mut self,
+        param: &Param<Tensor<D>>,
+        name: &str,
+        transposed: bool,
+    ) -> Result<Tensor<D>, LlamaError> {
         let data = (self.source)(name)?.convert::<f32>();
         let mut needed = param.lazy_shape().to_vec();
         if transposed {

@@ -54,7 +54,13 @@ impl fmt::Display for Trainable {
         for (kind, count) in kinds.into_iter().filter(|&(_, count)| count > 0) {
             writeln!(f, "{kind:<14}{:>16}{:>9.3} %", grouped(count), share(count))?;
         }
-        writeln!(f, "{:<14}{:>16}{:>9.3} %", "trained", grouped(self.total()), share(self.total()))?;
+        writeln!(
+            f,
+            "{:<14}{:>16}{:>9.3} %",
+            "trained",
+            grouped(self.total()),
+            share(self.total())
+        )?;
         write!(f, "{:<14}{:>16}{:>9.3} %", "frozen", grouped(self.frozen), share(self.frozen))
     }
 }

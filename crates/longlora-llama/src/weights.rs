@@ -44,8 +44,8 @@ pub fn save_pretrained(llama: &Llama, model: &Path, dtype: DType) -> Result<(), 
     write_tensors(&model.join(SINGLE), &tensors)?;
     let mut config = llama.config.to_hugging_face();
     config.insert("torch_dtype".to_owned(), torch_name(dtype).into());
-    let config = serde_json::to_string_pretty(&Value::Object(config))
-        .expect("a JSON object can be printed");
+    let config =
+        serde_json::to_string_pretty(&Value::Object(config)).expect("a JSON object can be printed");
     write_atomically(&model.join("config.json"), format!("{config}\n").as_bytes())
 }
 

@@ -54,10 +54,11 @@ impl Checkpoint {
             .tempdir_in(checkpoints)
             .map_err(file("write into", checkpoints))?;
         write_tensors(&partial.path().join(TRAINED), &collect(llama, selection))?;
-        let optimizer = optimizer.adam_w.into_bytes().map_err(|error| TrainError::NotResumable {
-            path: folder.clone(),
-            reason: format!("the optimizer state cannot be written: {error}"),
-        })?;
+        let optimizer =
+            optimizer.adam_w.into_bytes().map_err(|error| TrainError::NotResumable {
+                path: folder.clone(),
+                reason: format!("the optimizer state cannot be written: {error}"),
+            })?;
         write_atomically(&partial.path().join(OPTIMIZER), &optimizer)?;
         let state = serde_json::to_string_pretty(self).expect("a step is JSON");
         write_atomically(&partial.path().join(STATE), state.as_bytes())?;

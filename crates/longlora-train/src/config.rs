@@ -329,7 +329,8 @@ const POSITIVE: &str = "it has to be a positive number";
 /// What toml says about a mistake, on one line: where, the line itself, what is wrong, and which keys there are.
 pub(crate) fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('|'));
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('|'));
     let parts = lines.map(|line| match line.split_once(" | ") {
         // The drawing: a line number and what stands there.
         Some((number, source)) if number.parse::<usize>().is_ok() => format!("`{source}`"),

@@ -66,13 +66,17 @@ pub enum TrainError {
         loss: f64,
     },
     /// Windows in which nothing is to be predicted.
-    #[error("step {step} has nothing to predict: its documents are of one token each; leave such documents out")]
+    #[error(
+        "step {step} has nothing to predict: its documents are of one token each; leave such documents out"
+    )]
     NoTargets {
         /// The step, from 1.
         step: u64,
     },
     /// Nothing is overwritten unasked.
-    #[error("run folder `{path}` exists already; choose another with --out, or go on with --resume {path}")]
+    #[error(
+        "run folder `{path}` exists already; choose another with --out, or go on with --resume {path}"
+    )]
     RunExists {
         /// The folder.
         path: PathBuf,

@@ -31,7 +31,8 @@ pub(crate) fn gradients(
     let plain = llama.valid();
     let mut sum = GradientsAccumulator::new();
     let mut nll_sum = 0.0;
-    let seeded: Vec<(u64, &TokenBatch)> = (batch.dropout_seed..).zip(&batch.micro_batches).collect();
+    let seeded: Vec<(u64, &TokenBatch)> =
+        (batch.dropout_seed..).zip(&batch.micro_batches).collect();
     for side_by_side in seeded.chunks(parallel) {
         let results: Vec<(GradientsParams, f64)> = side_by_side
             .par_iter()
@@ -97,11 +98,7 @@ impl Backward<'_> {
     }
 
     /// Last norm, head and loss: `(nll_sum, gradient by input, gradient by the head's matrix if it is trained)`.
-    fn head(
-        &mut self,
-        input: Tensor<3>,
-        targets: &[i64],
-    ) -> (f64, Tensor<3>, Option<Tensor<2>>) {
+    fn head(&mut self, input: Tensor<3>, targets: &[i64]) -> (f64, Tensor<3>, Option<Tensor<2>>) {
         let input = input.autodiff().require_grad();
         let hidden = self.llama.model.norm.forward(input.clone());
         let [batch, seq, width] = hidden.dims();
@@ -136,12 +133,7 @@ impl Backward<'_> {
     }
 
     /// Gradients of the embedding table and of the head, which may be one and the same.
-    fn embeddings(
-        &mut self,
-        ids: Tensor<2, Int>,
-        upstream: Tensor<3>,
-        d_head: Option<Tensor<2>>,
-    ) {
+    fn embeddings(&mut self, ids: Tensor<2, Int>, upstream: Tensor<3>, d_head: Option<Tensor<2>>) {
         let table = &self.llama.model.embed_tokens.weight;
         let mut grads = GradientsParams::new();
         let tied = self.llama.lm_head.is_none();

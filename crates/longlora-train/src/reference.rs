@@ -36,4 +36,3 @@ pub fn gradients(
     let nll_sum = nll_sum.into_data().iter::<f64>().next().expect("a sum is one number");
     (grads, StepOutput { nll_sum, targets })
 }
-

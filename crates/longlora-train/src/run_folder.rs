@@ -106,6 +106,18 @@ impl RunFolder {
         Err(TrainError::NotResumable { path: path.to_owned(), reason })
     }
 
+    /// Removes the folder of a run that failed before its first step, so that the same command can be given again.
+    ///
+    /// # Errors
+    /// [`TrainError::File`], if the disk refuses.
+    pub fn discard_unless_begun(&self) -> Result<(), TrainError> {
+        let metrics = fs::metadata(self.path.join("metrics.jsonl"));
+        if self.checkpoints().exists() || metrics.is_ok_and(|metrics| metrics.len() > 0) {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.path).map_err(TrainError::file("remove", &self.path))
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path

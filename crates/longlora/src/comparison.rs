@@ -44,13 +44,14 @@ impl Comparison {
             }
             Ok(())
         };
-        let load = |stretch, adapter| {
-            load_stretched(&config.model.path, stretch, device, adapter)
-        };
+        let load = |stretch, adapter| load_stretched(&config.model.path, stretch, device, adapter);
         let full = AttentionPattern::Full;
         row(BASE, &load(None, None)?, full)?;
-        row(LINEAR, &load(Some((RopeKind::Linear, longest)), None)?, full)?;
-        row(YARN, &load(Some((RopeKind::Yarn, longest)), None)?, full)?;
+        // A model that reaches so far by itself has nothing to stretch.
+        if longest > LlamaConfig::read(&config.model.path)?.rope.max_position_embeddings {
+            row(LINEAR, &load(Some((RopeKind::Linear, longest)), None)?, full)?;
+            row(YARN, &load(Some((RopeKind::Yarn, longest)), None)?, full)?;
+        }
         let fine_tuned = load(None, Some(adapter))?;
         row(FULL, &fine_tuned, full)?;
         if config.attention != full {
@@ -101,10 +102,9 @@ impl Comparison {
 /// The model's own context, doubled until the training context is reached.
 pub(crate) fn default_lengths(base: &LlamaConfig, context_length: usize) -> Vec<usize> {
     let start = base.rope.original_context().min(context_length).max(2);
-    let mut lengths: Vec<usize> =
-        std::iter::successors(Some(start), |length| Some(2 * length))
-            .take_while(|&length| length < context_length)
-            .collect();
+    let mut lengths: Vec<usize> = std::iter::successors(Some(start), |length| Some(2 * length))
+        .take_while(|&length| length < context_length)
+        .collect();
     lengths.push(context_length);
     lengths
 }

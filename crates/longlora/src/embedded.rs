@@ -16,14 +16,38 @@ const FILES: [(&str, &[u8]); 12] = [
         "embedded/model/tokenizer_config.json",
         include_bytes!("../../../assets/model/tokenizer_config.json"),
     ),
-    ("embedded/train/acts.txt", include_bytes!("../../../assets/text/train/bible_kjv_gospels_acts.txt")),
-    ("embedded/train/henry_v.txt", include_bytes!("../../../assets/text/train/shakespeare_henry_v.txt")),
-    ("embedded/train/mansfield_park.txt", include_bytes!("../../../assets/text/train/austen_mansfield_park.txt")),
-    ("embedded/train/othello.txt", include_bytes!("../../../assets/text/train/shakespeare_othello.txt")),
-    ("embedded/train/pride_and_prejudice.txt", include_bytes!("../../../assets/text/train/austen_pride_and_prejudice.txt")),
-    ("embedded/held-out/epistles.txt", include_bytes!("../../../assets/text/held-out/bible_kjv_epistles.txt")),
-    ("embedded/held-out/hamlet.txt", include_bytes!("../../../assets/text/held-out/shakespeare_hamlet.txt")),
-    ("embedded/held-out/persuasion.txt", include_bytes!("../../../assets/text/held-out/austen_persuasion.txt")),
+    (
+        "embedded/train/acts.txt",
+        include_bytes!("../../../assets/text/train/bible_kjv_gospels_acts.txt"),
+    ),
+    (
+        "embedded/train/henry_v.txt",
+        include_bytes!("../../../assets/text/train/shakespeare_henry_v.txt"),
+    ),
+    (
+        "embedded/train/mansfield_park.txt",
+        include_bytes!("../../../assets/text/train/austen_mansfield_park.txt"),
+    ),
+    (
+        "embedded/train/othello.txt",
+        include_bytes!("../../../assets/text/train/shakespeare_othello.txt"),
+    ),
+    (
+        "embedded/train/pride_and_prejudice.txt",
+        include_bytes!("../../../assets/text/train/austen_pride_and_prejudice.txt"),
+    ),
+    (
+        "embedded/held-out/epistles.txt",
+        include_bytes!("../../../assets/text/held-out/bible_kjv_epistles.txt"),
+    ),
+    (
+        "embedded/held-out/hamlet.txt",
+        include_bytes!("../../../assets/text/held-out/shakespeare_hamlet.txt"),
+    ),
+    (
+        "embedded/held-out/persuasion.txt",
+        include_bytes!("../../../assets/text/held-out/austen_persuasion.txt"),
+    ),
 ];
 
 /// The embedded run. Its paths are below `run`; nothing is there until [`unpack`].

@@ -16,6 +16,7 @@ use longlora_train::{
 use crate::comparison::{Comparison, default_lengths};
 use crate::device::DeviceKind;
 use crate::embedded;
+use crate::model::refuse_needless_scaling;
 use crate::pattern::PatternArgs;
 use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::{print, say};
@@ -157,7 +158,7 @@ struct HeldOutArgs {
     /// Context lengths of the table, separated by commas [default: the model's own, doubled up to the new one]
     #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
     eval_lengths: Option<Vec<usize>>,
-    /// Measure on the first so many tokens alone
+    /// Measure on so many tokens at most, an equal share from the start of each document
     #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
     eval_tokens: usize,
     /// Leave the table out
@@ -167,45 +168,52 @@ struct HeldOutArgs {
 
 impl Finetune {
     pub(crate) fn run(self) -> Result<()> {
+        if let Some(folder) = &self.resume {
+            let run = RunFolder::open(folder)?;
+            let config = FinetuneConfig::read(&run.config())?;
+            return self.train_and_measure(&config, &run);
+        }
+        let out = self.out.clone().map_or_else(next_free_run, Ok)?;
+        let config = self.resolve(&out)?;
+        config.validate()?;
+        if self.dry_run {
+            print(&config.to_toml());
+            return Ok(());
+        }
+        let run = RunFolder::create(&out)?;
+        let done = self.unpack(&run).and_then(|()| self.train_and_measure(&config, &run));
+        if done.is_err() {
+            run.discard_unless_begun()?;
+        }
+        done
+    }
+
+    fn unpack(&self, run: &RunFolder) -> Result<()> {
+        let embedded = self.config.is_none() && self.model.is_none();
+        if embedded { embedded::unpack(run) } else { Ok(()) }
+    }
+
+    fn train_and_measure(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
         let device = self.device.open();
-        let (run, config) = match &self.resume {
-            Some(folder) => {
-                let run = RunFolder::open(folder)?;
-                let config = FinetuneConfig::read(&run.config())?;
-                (run, config)
-            }
-            None => {
-                let out = self.out.clone().map_or_else(next_free_run, Ok)?;
-                let config = self.resolve(&out)?;
-                config.validate()?;
-                if self.dry_run {
-                    print(&config.to_toml());
-                    return Ok(());
-                }
-                let run = RunFolder::create(&out)?;
-                if self.is_embedded() {
-                    embedded::unpack(&run)?;
-                }
-                (run, config)
-            }
-        };
         let base = LlamaConfig::read(&config.model.path)?;
-        let trainable = self.announce(&config, &base, &run, &device);
-        match self.train(&config, &run, &device)? {
-            Outcome::Finished(_) if self.held_out.no_eval => {
+        if self.context.rope_scaling.is_some() {
+            refuse_needless_scaling(&base, config.context.length)?;
+        }
+        let table = self.held_out.plan(config, &base)?;
+        let trainable = self.announce(config, &base, run, &device);
+        match (self.train(config, run, &device)?, table) {
+            (Outcome::Finished(_), None) => {
                 say(&format!("the adapter is in {}", run.adapter().display()));
             }
-            Outcome::Finished(_) => self.finish(&config, &base, &run, &trainable, &device)?,
-            Outcome::Stopped { step } => {
+            (Outcome::Finished(_), Some(table)) => {
+                finish(config, run, &table, &trainable, &device)?;
+            }
+            (Outcome::Stopped { step }, _) => {
                 let path = run.path().display();
                 say(&format!("stopped after step {step}; go on with: finetune --resume {path}"));
             }
         }
         Ok(())
-    }
-
-    fn is_embedded(&self) -> bool {
-        self.config.is_none() && self.model.is_none()
     }
 
     /// Options over the file, over the defaults.
@@ -246,8 +254,7 @@ impl Finetune {
         device: &Device,
     ) -> Trainable {
         let llama = base.init(device).attach(&config.adapters, config.seed);
-        let trainable =
-            count_trainable(&llama, &Selection::Adapter(config.adapters.clone()));
+        let trainable = count_trainable(&llama, &Selection::Adapter(config.adapters.clone()));
         let (from, to) = (base.rope.original_context(), config.context.length);
         say(&format!("extending {} from {from} to {to} tokens", config.model.path.display()));
         say(&format!("{trainable}"));
@@ -255,12 +262,7 @@ impl Finetune {
         trainable
     }
 
-    fn train(
-        &self,
-        config: &FinetuneConfig,
-        run: &RunFolder,
-        device: &Device,
-    ) -> Result<Outcome> {
+    fn train(&self, config: &FinetuneConfig, run: &RunFolder, device: &Device) -> Result<Outcome> {
         let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
         let mut report = |step: &_| progress.step(step);
@@ -271,59 +273,85 @@ impl Finetune {
         progress.finish();
         Ok(outcome)
     }
+}
 
-    /// The table, on standard output and in report.md.
-    fn finish(
-        &self,
-        config: &FinetuneConfig,
-        base: &LlamaConfig,
-        run: &RunFolder,
-        trainable: &Trainable,
-        device: &Device,
-    ) -> Result<()> {
-        let mut documents = held_out_documents(config)?;
-        shorten(&mut documents, self.held_out.eval_tokens);
-        if documents.is_empty() {
-            say("nothing was held out, so there is no table; give --eval-data");
-            return Ok(());
+/// What the table at the end is measured on.
+struct TablePlan {
+    documents: Vec<Vec<u32>>,
+    lengths: Vec<usize>,
+}
+
+impl HeldOutArgs {
+    /// Reads the held-out text before the first step: a table that cannot be made is a mistake to hear of now. `None`, if
+    /// none is wanted, or nothing is held out.
+    fn plan(&self, config: &FinetuneConfig, base: &LlamaConfig) -> Result<Option<TablePlan>> {
+        if self.no_eval {
+            return Ok(None);
         }
-        let lengths = match &self.held_out.eval_lengths {
+        let mut documents = held_out_documents(config)?;
+        if documents.is_empty() {
+            say("nothing is held out, so there will be no table; --eval-data gives text for it");
+            return Ok(None);
+        }
+        let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
+        shorten(&mut documents, self.eval_tokens);
+        let lengths = match &self.eval_lengths {
             Some(lengths) => lengths.clone(),
             None => default_lengths(base, config.context.length),
         };
-        let adapter = run.adapter();
-        let comparison = Comparison::measure(config, &adapter, &documents, &lengths, device)?;
-        let findings = comparison.findings()?;
-        print(&comparison.table.to_text());
-        for finding in &findings {
-            print(finding);
+        let reach = documents.iter().map(Vec::len).max().unwrap_or_default();
+        if let Some(length) = lengths.iter().find(|&&length| length > reach) {
+            bail!(
+                "the table needs a held-out document of `{length}` tokens, and the longest has `{longest}`, of which \
+                 `{reach}` would be used; give longer text with --eval-data, other --eval-lengths or --eval-tokens, or \
+                 --no-eval"
+            );
         }
-        run.write("report.json", &serde_json::to_string_pretty(&comparison.table)?)?;
-        let report = format!(
-            "# {} at {} tokens\n\nSeed {}, longlora {}, device {:?}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
-             Perplexity on held-out text\n\n{}\n{}\n",
-            config.model.path.display(),
-            config.context.length,
-            config.seed,
-            env!("CARGO_PKG_VERSION"),
-            self.device,
-            comparison.table.to_markdown(),
-            findings.iter().map(|finding| format!("- {finding}\n")).collect::<String>(),
-        );
-        run.write("report.md", &report)?;
-        say(&format!("the adapter is in {}, the report in report.md beside it", adapter.display()));
-        Ok(())
+        Ok(Some(TablePlan { documents, lengths }))
     }
+}
+
+/// The table, on standard output and in report.md.
+fn finish(
+    config: &FinetuneConfig,
+    run: &RunFolder,
+    TablePlan { documents, lengths }: &TablePlan,
+    trainable: &Trainable,
+    device: &Device,
+) -> Result<()> {
+    let adapter = run.adapter();
+    let comparison = Comparison::measure(config, &adapter, documents, lengths, device)?;
+    let findings = comparison.findings()?;
+    print(&comparison.table.to_text());
+    for finding in &findings {
+        print(finding);
+    }
+    run.write("report.json", &serde_json::to_string_pretty(&comparison.table)?)?;
+    let report = format!(
+        "# {} at {} tokens\n\nSeed {}, longlora {}, device {device:?}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
+         Perplexity on held-out text\n\n{}\n{}\n",
+        config.model.path.display(),
+        config.context.length,
+        config.seed,
+        env!("CARGO_PKG_VERSION"),
+        comparison.table.to_markdown(),
+        findings.iter().map(|finding| format!("- {finding}\n")).collect::<String>(),
+    );
+    run.write("report.md", &report)?;
+    say(&format!("the adapter is in {}, the report in report.md beside it", adapter.display()));
+    Ok(())
 }
 
 impl AdapterArgs {
     fn apply(&self, config: &mut AdapterConfig) {
-        let lora = config.lora.get_or_insert_with(LoraConfig::default);
-        lora.rank = self.lora_rank.unwrap_or(lora.rank);
-        lora.alpha = self.lora_alpha.unwrap_or(lora.alpha);
-        lora.dropout = self.lora_dropout.unwrap_or(lora.dropout);
-        if let Some(targets) = &self.lora_target {
-            lora.target_modules.clone_from(targets);
+        if self.asks_for_lora() {
+            let lora = config.lora.get_or_insert_with(LoraConfig::default);
+            lora.rank = self.lora_rank.unwrap_or(lora.rank);
+            lora.alpha = self.lora_alpha.unwrap_or(lora.alpha);
+            lora.dropout = self.lora_dropout.unwrap_or(lora.dropout);
+            if let Some(targets) = &self.lora_target {
+                lora.target_modules.clone_from(targets);
+            }
         }
         config.norms = self.train_norm.unwrap_or(config.norms);
         config.embeddings = self.train_embed.unwrap_or(config.embeddings);
@@ -335,6 +363,16 @@ impl AdapterArgs {
             Some(OffsetKind::Shared) => Some(RopeGranularity::Shared),
         };
         config.rope_offset = granularity.map(RopeOffsetConfig::new);
+    }
+}
+
+impl AdapterArgs {
+    /// A file without LoRA stays without it, unless an option says otherwise.
+    fn asks_for_lora(&self) -> bool {
+        self.lora_rank.is_some()
+            || self.lora_alpha.is_some()
+            || self.lora_dropout.is_some()
+            || self.lora_target.is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `longlora`: extends the context window of a LLaMA on its owner's own documents.
 //!
-//! This crate holds the command line and nothing else. Data goes to standard output, everything else to standard error;
-//! the exit code is 0, 1 after an error, 2 when a gate fails.
+//! This crate holds the command line and nothing else. Results go to standard output, everything else to standard error;
+//! the exit code is 0, or 1 after an error. 2 is kept for gates, of which there are none yet.
 
 mod device;
 mod progress;
@@ -60,14 +60,25 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {}", in_one_sentence(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
+/// An error with its causes, each said once: most of ours end with their cause already.
+fn in_one_sentence(error: &anyhow::Error) -> String {
+    let mut sentence = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
+}
+
 /// Help and version go to standard output, a mistake on the command line to standard error, with exit code 1: clap's own
-/// 2 is kept for failed gates.
+/// would be 2.
 fn answer_instead(answer: &clap::Error) -> ExitCode {
     let shown = answer.print();
     if answer.use_stderr() || shown.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

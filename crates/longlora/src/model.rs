@@ -2,16 +2,26 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_data::Tokenizer;
-use longlora_llama::{Llama, load_adapter, load_pretrained};
+use longlora_llama::{Llama, LlamaConfig, load_adapter, load_pretrained};
 use longlora_train::extended_rope;
 
 use crate::device::DeviceKind;
+
+/// A scaling that would be ignored is refused: a model keeps its own RoPE as far as that reaches.
+pub(crate) fn refuse_needless_scaling(base: &LlamaConfig, length: usize) -> Result<()> {
+    let reach = base.rope.max_position_embeddings;
+    ensure!(
+        length > reach,
+        "the model reaches `{reach}` tokens by itself, so `{length}` need no --rope-scaling; leave it out"
+    );
+    Ok(())
+}
 
 /// A base model, with an adapter or without.
 #[derive(Args)]
@@ -30,6 +40,9 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
     pub(crate) fn load(&self, stretch: Option<(RopeKind, usize)>) -> Result<Llama> {
+        if let Some((_, length)) = stretch {
+            refuse_needless_scaling(&LlamaConfig::read(&self.model)?, length)?;
+        }
         let device = self.device.open();
         load_stretched(&self.model, stretch, &device, self.adapter.as_deref())
     }

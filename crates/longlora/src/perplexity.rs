@@ -12,8 +12,8 @@ use longlora_llama::Llama;
 
 use crate::model::ModelArgs;
 use crate::pattern::PatternArgs;
-use crate::progress::Progress;
 use crate::print;
+use crate::progress::Progress;
 
 /// Perplexity of a model on your documents, at one or several context lengths, with its standard error.
 ///

@@ -46,8 +46,7 @@ impl Pretrain {
         let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
         let mut report = |step: &_| progress.step(step);
-        let outcome =
-            pretrain(&config, &run, &self.out, &self.device.open(), &stop, &mut report)?;
+        let outcome = pretrain(&config, &run, &self.out, &self.device.open(), &stop, &mut report)?;
         progress.finish();
         match outcome {
             Outcome::Finished(_) => say(&format!("the model is in {}", self.out.display())),
