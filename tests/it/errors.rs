@@ -235,7 +235,7 @@ fn check_adapter(spoil: impl Fn(&Path), parts: &[&str]) {
     }
     spoil(folder.path());
     let llama = load(&golden("tiny/model")).unwrap();
-    let error = load_adapter(llama, folder.path()).err().expect("it should not load");
+    let error = load_adapter(llama, folder.path()).expect_err("it should not load");
     let path = folder.path().display().to_string();
     check(&error, &[parts, &[path.as_str()]].concat());
 }

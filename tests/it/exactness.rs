@@ -11,14 +11,14 @@ use longlora_adapters::{
     AdapterConfig, LoraConfig, RopeGranularity, RopeOffsetConfig, TargetModule,
 };
 use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
-use longlora_data::TokenBatch;
+use longlora_data::{TokenBatch, Window};
 use longlora_llama::{Llama, LlamaConfig, Selection, collect, loss_and_gradient};
 use longlora_train::{
     LearningRates, Optimizer, StepBatch, Trainee, TrainingConfig, clip_by_global_norm,
 };
 use serde_json::json;
 
-use crate::fixture::step_batch;
+use crate::fixture::{Tensors, step_batch, windows};
 use crate::gradients::{absolute_error, check_close, of_reference, of_step, relative_error};
 use crate::random::{config, redraw, tokens, window};
 
@@ -69,7 +69,9 @@ fn uneven_batch() -> StepBatch {
 /// The step block by block against plain autodiff over the whole model: loss and every gradient; and two micro-batches
 /// side by side against one after another, bit by bit.
 ///
-/// The same numbers are summed in another order: 3e-6 is the largest error that was measured.
+/// The same numbers are summed in another order. The gradient of an offset is a sum over all positions whose terms nearly
+/// cancel, so its error is measured against the norm of the whole gradient. In 480 models from other seeds the largest
+/// errors were 7e-6 of a tensor's largest entry, and for offsets 7e-7 of the norm.
 #[track_caller]
 fn check(
     case: &str,
@@ -83,11 +85,49 @@ fn check(
     let reference = of_reference(&llama, &selection, pattern, &batch);
     let error = (step.loss / reference.loss - 1.0).abs();
     assert!(error < 1e-6, "{case}: the loss is off by {error:.2e}");
-    check_close(&step.gradients, &reference.gradients, 1e-5, case);
+    let norm = norm(&reference.gradients);
+    let split = |gradients: &Tensors| -> (Tensors, Tensors) {
+        gradients.clone().into_iter().partition(|(name, _)| name.ends_with("delta"))
+    };
+    let (offsets, others) = split(&step.gradients);
+    let (reference_offsets, reference_others) = split(&reference.gradients);
+    if !others.is_empty() {
+        check_close(&others, &reference_others, 1e-5, case);
+    }
+    assert_eq!(offsets.len(), reference_offsets.len(), "{case}");
+    for (name, offset) in &offsets {
+        let error = absolute_error(offset, &reference_offsets[name]) / norm;
+        assert!(error < 2e-6, "{case}: `{name}` is off by {error:.2e} of the norm");
+    }
 
     let parallel = of_step(&llama, &selection, pattern, &batch, 2);
     assert_eq!(parallel.loss.to_bits(), step.loss.to_bits(), "{case}");
     assert_eq!(parallel.gradients, step.gradients, "{case}");
+}
+
+/// The norm of a whole gradient.
+fn norm(gradients: &Tensors) -> f64 {
+    let square = |tensor: &TensorData| tensor.iter::<f64>().map(|entry| entry * entry).sum::<f64>();
+    gradients.values().map(square).sum::<f64>().sqrt()
+}
+
+/// In training, too, documents of one window do not see each other: loss and gradients are those of the documents one
+/// by one. Rotations by larger positions round differently: 1e-6 was measured.
+#[test]
+fn a_step_over_a_packed_window_is_a_step_over_its_documents() {
+    let (llama, selection) = model(&config(json!({})), None);
+    let packed = window(29, &[0, 9, 10], VOCAB, 4);
+    let documents =
+        [&packed.tokens[..9], &packed.tokens[9..10], &packed.tokens[10..]].map(<[u32]>::to_vec);
+    let step = |windows: &[Window]| {
+        let micro_batches = vec![TokenBatch::from_windows(windows, 0)];
+        let batch = StepBatch { micro_batches, dropout_seed: 0 };
+        of_step(&llama, &selection, AttentionPattern::Full, &batch, 1)
+    };
+    let together = step(&[packed]);
+    let alone = step(&windows(&documents));
+    assert!((together.loss / alone.loss - 1.0).abs() < 1e-6, "{} {}", together.loss, alone.loss);
+    check_close(&together.gradients, &alone.gradients, 1e-5, "packed");
 }
 
 #[test]

@@ -17,8 +17,8 @@ pub fn clip_by_global_norm<M: Module>(
     module.visit(&mut squares);
     let norm = squares.sum.sqrt();
     let factor = max_norm / (norm + 1e-6);
-    // Not `factor >= 1.0`: a NaN must not pass as small.
-    if !(factor < 1.0) {
+    // A norm that is no number is for the caller to see, not to spread over all gradients.
+    if factor.is_nan() || factor >= 1.0 {
         return (grads, norm);
     }
     let mut scale = Scale { from: grads, factor, to: GradientsParams::new() };

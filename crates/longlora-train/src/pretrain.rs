@@ -98,6 +98,7 @@ pub fn pretrain(
     let goes_on = run.checkpoints().exists();
     if goes_on {
         refuse_other_data(run, &manifest)?;
+        config.refuse_other_run(run)?;
     }
     run.write("config.toml", &toml::to_string(config).expect("every field has a TOML form"))?;
     run.write_manifest(&manifest)?;
@@ -151,6 +152,19 @@ fn texts(corpus: &Corpus) -> impl Iterator<Item = &str> {
 }
 
 impl PretrainConfig {
+    /// What a run began with is what it goes on with; where the text lies may have changed, its hashes are compared.
+    fn refuse_other_run(&self, run: &RunFolder) -> Result<(), TrainError> {
+        let begun = Self::read(&run.config())?;
+        if *self == (Self { data: self.data.clone(), ..begun }) {
+            return Ok(());
+        }
+        Err(TrainError::NotResumable {
+            path: run.path().to_owned(),
+            reason: "its config.toml has other settings; take those, or another run folder"
+                .to_owned(),
+        })
+    }
+
     fn llama_config(&self, tokenizer: &Tokenizer) -> Result<LlamaConfig, TrainError> {
         let sizes = &self.model;
         let special = tokenizer.special_tokens();

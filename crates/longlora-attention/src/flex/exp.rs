@@ -18,7 +18,7 @@ fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 0.500_000_06);
+    let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r * r, r + 1.0);
     // `n` is between -126 and 127 after the clamp, so the exponent field does not overflow.
     let two_to_n = f32::from_bits(((n as i32 + 127) as u32) << 23);
