@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
+use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 use crate::tiled;
 
@@ -34,23 +35,4 @@ pub(crate) trait AttentionGradient: AttentionBackend {
     ) -> Qkv<Self> {
         tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale)
     }
-}
-
-/// Queries, keys and values, or their gradients.
-///
-/// `q`: `[batch, heads, seq, head_dim]`; `k`, `v`: `[batch, kv_heads, seq, head_dim]`.
-#[derive(Debug, Clone)]
-pub(crate) struct Qkv<B: Backend> {
-    pub(crate) q: FloatTensor<B>,
-    pub(crate) k: FloatTensor<B>,
-    pub(crate) v: FloatTensor<B>,
-}
-
-/// What the forward keeps for the backward.
-///
-/// `out`: `[batch, heads, seq, head_dim]`; `lse`: `[batch, heads, seq, 1]`, f32.
-#[derive(Debug, Clone)]
-pub(crate) struct Saved<B: Backend> {
-    pub(crate) out: FloatTensor<B>,
-    pub(crate) lse: FloatTensor<B>,
 }

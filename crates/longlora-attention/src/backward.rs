@@ -9,7 +9,8 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use crate::backend::{AttentionBackend, AttentionGradient, Qkv, Saved};
+use crate::backend::{AttentionBackend, AttentionGradient};
+use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 
 /// Everything the backward needs.

@@ -15,9 +15,11 @@
 //! one meaning, spelled out in [`reference::attention`].
 
 mod pattern;
+mod group_size;
 mod layout;
 mod segments;
 mod op;
+mod qkv;
 mod backend;
 mod backward;
 mod tiled;
@@ -26,7 +28,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+pub use group_size::GroupSize;
 pub use layout::{Layout, Row};
 pub use op::attention;
-pub use pattern::{AttentionPattern, GroupSize, PatternError, Shift};
+pub use pattern::{AttentionPattern, PatternError, Shift};
 pub use segments::{AttentionPlan, Segments, Spans};

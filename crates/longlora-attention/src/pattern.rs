@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::group_size::GroupSize;
 use crate::layout::Layout;
 use crate::segments::{AttentionPlan, Segments};
 
@@ -23,16 +24,6 @@ pub enum AttentionPattern {
         /// Tokens seen, the token itself included.
         window: usize,
     },
-}
-
-/// Tokens per group.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GroupSize {
-    /// This share of the row's length, in (0, 1]; the paper's is 0.25. The cost per token grows with the length.
-    Ratio(f64),
-    /// So many tokens, whatever the length: the cost per token is flat in the context length.
-    Tokens(usize),
 }
 
 /// Which groups are moved by half a group.
@@ -93,7 +84,7 @@ impl AttentionPattern {
             Self::Full => Ok(()),
             Self::SlidingWindow { window: 0 } => Err(PatternError::EmptyWindow),
             Self::SlidingWindow { .. } => Ok(()),
-            Self::Shifted { group_size, .. } => group_size.validate(context_length),
+            Self::Shifted { group_size, .. } => check_groups(group_size, context_length),
         }
     }
 
@@ -123,28 +114,20 @@ impl AttentionPattern {
     }
 }
 
-impl GroupSize {
-    /// Tokens per group in a row of `length` tokens: even, at least 2.
-    pub fn tokens(&self, length: usize) -> usize {
-        match *self {
-            Self::Tokens(tokens) => tokens,
-            Self::Ratio(ratio) => ((length as f64 * ratio) as usize / 2 * 2).max(2),
+/// Whether a context falls into several whole groups that can be shifted by half.
+fn check_groups(group_size: GroupSize, context_length: usize) -> Result<(), PatternError> {
+    match group_size {
+        GroupSize::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
+            Err(PatternError::Ratio { ratio })
         }
-    }
-
-    fn validate(&self, context_length: usize) -> Result<(), PatternError> {
-        match *self {
-            Self::Ratio(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
-                Err(PatternError::Ratio { ratio })
-            }
-            Self::Tokens(tokens) if tokens < 2 || tokens % 2 == 1 => {
-                Err(PatternError::OddGroup { tokens })
-            }
-            _ if self.tokens(context_length) >= context_length => {
-                Err(PatternError::OneGroup { tokens: self.tokens(context_length), context_length })
-            }
-            _ => Ok(()),
+        GroupSize::Tokens(tokens) if tokens < 2 || tokens % 2 == 1 => {
+            Err(PatternError::OddGroup { tokens })
         }
+        _ if group_size.tokens(context_length) >= context_length => Err(PatternError::OneGroup {
+            tokens: group_size.tokens(context_length),
+            context_length,
+        }),
+        _ => Ok(()),
     }
 }
 

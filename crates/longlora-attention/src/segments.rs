@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::group_size::GroupSize;
 use crate::layout::{Layout, Row};
-use crate::pattern::GroupSize;
 
 /// The spans of one row, for each half of the query heads. Each list covers every position exactly once, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

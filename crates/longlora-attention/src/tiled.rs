@@ -9,7 +9,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Shape, Slice, TensorData};
 
-use crate::backend::{Qkv, Saved};
+use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 
 /// Queries per tile and head.

@@ -5,7 +5,7 @@ use burn::nn::{
     Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig,
 };
 use burn::tensor::{Device, Int, Tensor};
-use longlora_adapters::{LoraLinear, RopeOffset};
+use longlora_adapters::{LoraLinear, RopeOffset, Rotary};
 use longlora_attention::{AttentionPattern, Layout};
 
 use crate::attention::SelfAttention;
@@ -94,7 +94,8 @@ impl Llama {
 
     /// Prepares a forward over a batch that lies as `layout` says.
     pub fn pass(&self, pattern: AttentionPattern, layout: &Layout) -> Pass {
-        Pass::new(self, pattern, layout)
+        let rotary = Rotary::new(&self.config.rope, layout.seq, &self.device());
+        Pass::new(pattern.plan(layout), rotary, self.model.rope_offset.clone())
     }
 
     /// Final hidden states, after the last norm.

@@ -1,11 +1,7 @@
 //! What the blocks of one forward share.
 
-use longlora_adapters::{Dropout, Rotary, RotaryTables};
-use longlora_attention::{AttentionPattern, AttentionPlan, Layout};
-
-use longlora_adapters::RopeOffset;
-
-use crate::llama::Llama;
+use longlora_adapters::{Dropout, RopeOffset, Rotary, RotaryTables};
+use longlora_attention::AttentionPlan;
 
 /// One forward over one batch: who sees whom, where each token stands, what is dropped.
 #[derive(Debug, Clone)]
@@ -17,13 +13,12 @@ pub struct Pass {
 }
 
 impl Pass {
-    pub(crate) fn new(llama: &Llama, pattern: AttentionPattern, layout: &Layout) -> Self {
-        Self {
-            plan: pattern.plan(layout),
-            dropout: None,
-            rotary: Rotary::new(&llama.config.rope, layout.seq, &llama.device()),
-            shared_offset: llama.model.rope_offset.clone(),
-        }
+    pub(crate) fn new(
+        plan: AttentionPlan,
+        rotary: Rotary,
+        shared_offset: Option<RopeOffset>,
+    ) -> Self {
+        Self { plan, dropout: None, rotary, shared_offset }
     }
 
     /// The same pass in training, with dropout drawn from `seed`; layers without dropout ignore it.

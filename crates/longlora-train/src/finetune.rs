@@ -10,7 +10,8 @@ use crate::config::{FinetuneConfig, HeldOut};
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
-use crate::session::{Outcome, Session, StepReport};
+use crate::session::{Outcome, Session};
+use crate::step_report::StepReport;
 use crate::stop::Stop;
 use crate::trainee::Trainee;
 

@@ -14,7 +14,7 @@ use longlora_llama::{Llama, Pass, loss_and_gradient};
 use rayon::prelude::*;
 
 use crate::batch::{StepBatch, layout};
-use crate::trainee::StepOutput;
+use crate::step_output::StepOutput;
 
 /// The gradient of the mean loss over all targets of all micro-batches.
 ///

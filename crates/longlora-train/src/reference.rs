@@ -7,7 +7,7 @@ use longlora_attention::AttentionPattern;
 use longlora_llama::Llama;
 
 use crate::batch::{StepBatch, layout};
-use crate::trainee::StepOutput;
+use crate::step_output::StepOutput;
 
 /// The gradient of the mean loss over all targets of all micro-batches; the same as the step's.
 pub fn gradients(

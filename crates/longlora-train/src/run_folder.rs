@@ -18,7 +18,7 @@ use longlora_llama::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::session::StepReport;
+use crate::step_report::StepReport;
 
 /// What a run was made of, beside its configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

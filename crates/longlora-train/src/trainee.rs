@@ -3,14 +3,14 @@
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::ExecutionError;
-use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use longlora_attention::AttentionPattern;
 use longlora_llama::Llama;
 
 use crate::batch::{StepBatch, layout};
 use crate::clip::clip_by_global_norm;
 use crate::gradients::gradients;
+use crate::step_output::StepOutput;
 
 /// A LLaMA with what its training step needs to know.
 #[derive(Module, Debug)]
@@ -26,28 +26,6 @@ pub struct Trainee {
     /// Micro-batches that run side by side.
     #[module(skip)]
     pub parallel: usize,
-}
-
-/// What a step reports: a sum and a count, so that means stay means.
-#[derive(Debug, Clone, Copy)]
-pub struct StepOutput {
-    /// Sum of negative log-likelihoods, in nats.
-    pub nll_sum: f64,
-    /// Number of targets in the sum.
-    pub targets: usize,
-}
-
-impl StepOutput {
-    /// Mean negative log-likelihood per target, in nats.
-    pub fn loss(&self) -> f64 {
-        self.nll_sum / self.targets as f64
-    }
-}
-
-impl ItemLazy for StepOutput {
-    fn sync(self) -> Result<Self, ExecutionError> {
-        Ok(self)
-    }
 }
 
 impl TrainStep for Trainee {

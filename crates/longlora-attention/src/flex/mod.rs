@@ -16,7 +16,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, TensorData};
 
-use crate::backend::{AttentionBackend, AttentionGradient, Qkv, Saved};
+use crate::backend::{AttentionBackend, AttentionGradient};
+use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 use crate::tiled;
 

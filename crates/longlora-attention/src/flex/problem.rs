@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::backend::{Flex, TensorMetadata};
 
-use crate::backend::Qkv;
+use crate::qkv::Qkv;
 use crate::segments::Segments;
 
 /// Sizes and segments of one call.
