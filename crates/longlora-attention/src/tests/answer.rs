@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::catalogue::Problem;
-use crate::backend::{AttentionBackend, Qkv, Saved};
+use crate::backend::AttentionBackend;
+use crate::qkv::{Qkv, Saved};
 use crate::{Segments, attention, reference, tiled};
 
 /// What an implementation is given.
