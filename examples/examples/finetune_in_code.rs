@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     let run = RunFolder::create(&folder.path().join("run"))?;
 
     // LongLoRA's recipe; its learning rates are for 7 billion parameters, these for 1.4 million.
-    let training_text = text.join("train/austen_mansfield_park.txt");
+    let training_text = text.join("train/austen_northanger_abbey.txt");
     let mut config = FinetuneConfig::longlora(model.clone(), training_text, CONTEXT);
     config.training.steps = 20;
     config.training.warmup_steps = 2;

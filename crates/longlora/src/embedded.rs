@@ -7,25 +7,40 @@ use longlora_train::{FinetuneConfig, RunFolder};
 
 const CONFIG: &str = include_str!("../../../assets/finetune.toml");
 
-/// A file of `assets`, by its place there; below the run folder it is in `embedded`.
-macro_rules! asset {
-    ($name:literal) => {
-        ($name, include_bytes!(concat!("../../../assets/", $name)))
-    };
-}
-
+/// Files of `assets` by their places there; below the run folder they are in `embedded`.
 const FILES: [(&str, &[u8]); 11] = [
-    asset!("model/config.json"),
-    asset!("model/model.safetensors"),
-    asset!("model/tokenizer.json"),
-    asset!("model/tokenizer_config.json"),
-    asset!("text/train/austen_northanger_abbey.txt"),
-    asset!("text/train/bible_kjv_epistles_rest.txt"),
-    asset!("text/train/shakespeare_lear.txt"),
-    asset!("text/train/shakespeare_othello.txt"),
-    asset!("text/held-out/austen_persuasion.txt"),
-    asset!("text/held-out/bible_kjv_epistles.txt"),
-    asset!("text/held-out/shakespeare_hamlet.txt"),
+    ("model/config.json", include_bytes!("../../../assets/model/config.json")),
+    ("model/model.safetensors", include_bytes!("../../../assets/model/model.safetensors")),
+    ("model/tokenizer.json", include_bytes!("../../../assets/model/tokenizer.json")),
+    ("model/tokenizer_config.json", include_bytes!("../../../assets/model/tokenizer_config.json")),
+    (
+        "text/train/austen_northanger_abbey.txt",
+        include_bytes!("../../../assets/text/train/austen_northanger_abbey.txt"),
+    ),
+    (
+        "text/train/bible_kjv_epistles_rest.txt",
+        include_bytes!("../../../assets/text/train/bible_kjv_epistles_rest.txt"),
+    ),
+    (
+        "text/train/shakespeare_lear.txt",
+        include_bytes!("../../../assets/text/train/shakespeare_lear.txt"),
+    ),
+    (
+        "text/train/shakespeare_othello.txt",
+        include_bytes!("../../../assets/text/train/shakespeare_othello.txt"),
+    ),
+    (
+        "text/held-out/austen_persuasion.txt",
+        include_bytes!("../../../assets/text/held-out/austen_persuasion.txt"),
+    ),
+    (
+        "text/held-out/bible_kjv_epistles.txt",
+        include_bytes!("../../../assets/text/held-out/bible_kjv_epistles.txt"),
+    ),
+    (
+        "text/held-out/shakespeare_hamlet.txt",
+        include_bytes!("../../../assets/text/held-out/shakespeare_hamlet.txt"),
+    ),
 ];
 
 /// The embedded run. Its paths are below `run`; nothing is there until [`unpack`].
