@@ -2,11 +2,11 @@
 //! `cargo run --release -p longlora-examples --example finetune_in_code`
 //!
 //! ```text
-//! step  1  loss …        and so on, falling; then perplexities of a novel that it never saw:
-//!                                        256        512
-//! before, untouched                      …          …
-//! before, position interpolation         …          …
-//! after 20 steps                         …          …
+//! step 20  loss 3.6281                      after five lines like it; then perplexities of a novel that it never saw:
+//!                                         256            512
+//! before, untouched                35.93 ± 2.23   59.92 ± 4.19
+//! before, position interpolation   64.35 ± 3.51   63.72 ± 3.93
+//! after 20 steps                   43.37 ± 2.62   42.67 ± 3.01
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example shows something")]
