@@ -75,12 +75,43 @@ fn a_config_that_is_no_json_or_lacks_a_key_is_named() {
 
 #[test]
 fn what_would_be_ignored_is_refused() {
-    check_config(json!({ "model_type": "mistral" }), &["`model_type`", "`mistral`", "`llama`"]);
+    check_config(json!({ "model_type": "gemma" }), &["`model_type`", "`gemma`", "`llama`"]);
+    check_config(json!({ "model_type": null }), &["`model_type`", "`null`"]);
     check_config(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "`gelu`", "`silu`"]);
-    check_config(json!({ "attention_bias": true }), &["`attention_bias`", "`true`"]);
-    check_config(json!({ "mlp_bias": true }), &["`mlp_bias`", "`true`"]);
+    check_config(json!({ "attention_bias": "yes" }), &["`attention_bias`", "`\"yes\"`"]);
+    for (family, key) in [("mistral", "attention_bias"), ("qwen3", "mlp_bias")] {
+        check_config(json!({ "model_type": family, key: true }), &[key, "`true`"]);
+    }
+    check_config(json!({ "quantization_config": {} }), &["`quantization_config`", "GGUF"]);
+    let qwen = |mut more: Value| {
+        more["model_type"] = "qwen2".into();
+        more["use_sliding_window"] = true.into();
+        more["sliding_window"] = 16.into();
+        more
+    };
+    let types = json!({ "layer_types": ["full_attention", "linear_attention"] });
+    check_config(qwen(types), &["`layer_types`", "`linear_attention`"]);
+    check_config(qwen(json!({ "layer_types": ["full_attention"] })), &["`layer_types`", "1"]);
+    let mixtral = |key: &str, value: Value| json!({ "model_type": "mixtral", key: value });
+    check_config(mixtral("num_experts_per_tok", json!(9)), &["`9`", "`8`"]);
+    check_config(mixtral("router_jitter_noise", json!(0.1)), &["`router_jitter_noise`", "`0.1`"]);
+    check_config(mixtral("output_router_logits", json!(true)), &["`output_router_logits`"]);
     check_config(json!({ "sliding_window": 4096 }), &["`sliding_window`", "`4096`"]);
     check_config(json!({ "partial_rotary_factor": 0.5 }), &["`partial_rotary_factor`", "`0.5`"]);
+}
+
+/// What is meant to be there is not made up.
+#[test]
+fn biases_and_norms_that_a_config_promises_have_to_be_there() {
+    for (change, tensor) in [
+        (json!({ "attention_bias": true }), "q_proj.bias"),
+        (json!({ "mlp_bias": true }), "gate_proj.bias"),
+        (json!({ "model_type": "qwen2" }), "q_proj.bias"),
+        (json!({ "model_type": "qwen3" }), "q_norm.weight"),
+        (json!({ "model_type": "mixtral" }), "block_sparse_moe"),
+    ] {
+        check_config(change, &["lacks tensor", tensor]);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
 use longlora_llama::{Selection, load_pretrained};
 use serde_json::json;
 
-use crate::fixture::{self, Vectors, golden, model_with, shared, step_batch};
+use crate::fixture::{self, Vectors, golden, model_with, step_batch};
 use crate::gradients::{check_close, of_reference, of_step, relative_error};
 
 /// S²-Attn without the leak: half of the heads shifted, groups of 16 tokens.
@@ -36,7 +36,7 @@ fn check(name: &str, pattern: AttentionPattern) {
 /// differ by 3e-6 in logits of up to 5. Relative to the largest entry, the largest errors that were measured are 1.3e-6
 /// for logits, 3e-7 for the loss and 2.9e-6 for gradients.
 #[track_caller]
-fn check_model(name: &str, model: &Path, vectors: &Vectors, pattern: AttentionPattern) {
+pub(crate) fn check_model(name: &str, model: &Path, vectors: &Vectors, pattern: AttentionPattern) {
     let llama = load_pretrained(model, &Device::default().autodiff()).unwrap().train_all();
     let batch = step_batch(&vectors.input_ids());
 
@@ -72,14 +72,4 @@ fn rope_scalings_match_hugging_face() {
 #[test]
 fn shifted_attention_matches_longloras_flash_code() {
     check("s2_flash_b1s64_G16", SHIFTED);
-}
-
-#[test]
-fn a_tied_model_matches_hugging_face() {
-    let Some(folder) = shared("a_tied_model_matches_hugging_face", "golden/families/llama_tied")
-    else {
-        return;
-    };
-    let vectors = Vectors::read(&folder.join("golden.safetensors"));
-    check_model("llama_tied", &folder, &vectors, AttentionPattern::Full);
 }

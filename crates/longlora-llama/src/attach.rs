@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::block::Block;
 use crate::llama::Llama;
+use crate::mlp::FeedForward;
 use crate::parameters::identify_by_path;
 
 impl Llama {
@@ -37,6 +38,8 @@ impl Llama {
                 if config.norms {
                     block.input_layernorm = block.input_layernorm.unfreeze();
                     block.post_attention_layernorm = block.post_attention_layernorm.unfreeze();
+                    block.self_attn.q_norm = block.self_attn.q_norm.unfreeze();
+                    block.self_attn.k_norm = block.self_attn.k_norm.unfreeze();
                 }
                 block
             })
@@ -81,16 +84,20 @@ impl Block {
         mut change: impl FnMut(TargetModule, LoraLinear) -> LoraLinear,
     ) -> Self {
         let attention = &mut self.self_attn;
-        let mlp = &mut self.mlp;
-        let layers = [
+        let mut layers = vec![
             (TargetModule::QProj, &mut attention.q_proj),
             (TargetModule::KProj, &mut attention.k_proj),
             (TargetModule::VProj, &mut attention.v_proj),
             (TargetModule::OProj, &mut attention.o_proj),
-            (TargetModule::GateProj, &mut mlp.gate_proj),
-            (TargetModule::UpProj, &mut mlp.up_proj),
-            (TargetModule::DownProj, &mut mlp.down_proj),
         ];
+        // Experts have layers of other names, which are no targets.
+        if let FeedForward::Dense(mlp) = &mut self.mlp {
+            layers.extend([
+                (TargetModule::GateProj, &mut mlp.gate_proj),
+                (TargetModule::UpProj, &mut mlp.up_proj),
+                (TargetModule::DownProj, &mut mlp.down_proj),
+            ]);
+        }
         for (module, layer) in layers {
             *layer = change(module, layer.clone());
         }

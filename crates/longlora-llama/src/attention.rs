@@ -1,6 +1,7 @@
 //! Self-attention of one block.
 
 use burn::module::Module;
+use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
 use longlora_adapters::{LoraLinear, RopeOffset};
 use longlora_attention::attention;
@@ -18,6 +19,10 @@ pub struct SelfAttention {
     pub v_proj: LoraLinear,
     /// `[heads · head_dim, hidden_size]`
     pub o_proj: LoraLinear,
+    /// Norm of each query head, where the family has one.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of each key head, where the family has one.
+    pub k_norm: Option<RmsNorm>,
     /// Learnable RoPE offsets of this layer.
     pub rope_offset: Option<RopeOffset>,
     #[module(skip)]
@@ -32,18 +37,19 @@ impl SelfAttention {
         let dropout = pass.dropout.map(|dropout| dropout.part(layer as u64));
         let part = |index| dropout.map(|dropout| dropout.part(index));
         // [batch, seq, heads · head_dim] -> [batch, heads, seq, head_dim]
-        let heads = |x: Tensor<3>| {
+        let heads = |x: Tensor<3>, norm: Option<&RmsNorm>| {
             let heads = x.dims()[2] / self.head_dim;
-            x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2)
+            let x = x.reshape([batch, seq, heads, self.head_dim]);
+            norm.map_or(x.clone(), |norm| norm.forward(x)).swap_dims(1, 2)
         };
-        let q = heads(self.q_proj.forward(x.clone(), part(0)));
-        let k = heads(self.k_proj.forward(x.clone(), part(1)));
-        let v = heads(self.v_proj.forward(x, part(2)));
+        let q = heads(self.q_proj.forward(x.clone(), part(0)), self.q_norm.as_ref());
+        let k = heads(self.k_proj.forward(x.clone(), part(1)), self.k_norm.as_ref());
+        let v = heads(self.v_proj.forward(x, part(2)), None);
 
         let tables = pass.tables(self.rope_offset.as_ref());
         let (q, k) = (tables.rotate(q), tables.rotate(k));
         let softmax_scale = 1.0 / (self.head_dim as f32).sqrt();
-        let out = attention(q, k, v, pass.plan.layer(layer), softmax_scale);
+        let out = attention(q, k, v, pass.segments(layer), softmax_scale);
 
         let width = out.dims()[1] * self.head_dim;
         self.o_proj.forward(out.swap_dims(1, 2).reshape([batch, seq, width]), part(3))

@@ -5,7 +5,7 @@ use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
 
 use crate::attention::SelfAttention;
-use crate::mlp::Mlp;
+use crate::mlp::FeedForward;
 use crate::pass::Pass;
 
 /// Attention and MLP, each behind a norm and added to the residual stream.
@@ -13,8 +13,8 @@ use crate::pass::Pass;
 pub struct Block {
     /// Attention.
     pub self_attn: SelfAttention,
-    /// Gated MLP.
-    pub mlp: Mlp,
+    /// Gated MLP, or several.
+    pub mlp: FeedForward,
     /// Norm before attention.
     pub input_layernorm: RmsNorm,
     /// Norm before the MLP.

@@ -7,13 +7,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::LlamaError;
+use crate::family::{Family, Setting, WindowRule};
 
-/// A LLaMA's sizes and options.
+/// A model's sizes and options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
+    /// Hugging Face's name of the family.
+    pub model_type: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// Width of the MLP, or of one expert.
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
@@ -27,6 +30,18 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Whether the head is the transposed embedding table.
     pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether o has a bias.
+    pub output_bias: bool,
+    /// Whether the layers of the MLP have biases.
+    pub mlp_bias: bool,
+    /// Whether each head of q and k is normed before it is rotated.
+    pub qk_norm: bool,
+    /// Tokens that a query of each layer sees at most, itself included; `None` sees all.
+    pub windows: Vec<Option<usize>>,
+    /// Sizes of the mixture of experts; `None` is one MLP.
+    pub experts: Option<ExpertsConfig>,
     /// Position embedding, with the width of a head.
     pub rope: RopeConfig,
     /// Token with which a document begins.
@@ -37,10 +52,18 @@ pub struct LlamaConfig {
     pub(crate) hugging_face: Map<String, Value>,
 }
 
+/// Sizes of a mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    /// Experts per block.
+    pub count: usize,
+    /// Experts that compute each token.
+    pub per_token: usize,
+}
+
 /// The keys that we read; every other one is kept and written again.
 #[derive(Deserialize)]
 struct HuggingFaceConfig {
-    model_type: String,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -48,19 +71,18 @@ struct HuggingFaceConfig {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     vocab_size: usize,
-    /// transformers' `LlamaConfig` default.
-    #[serde(default = "default_rms_norm_eps")]
-    rms_norm_eps: f64,
+    rms_norm_eps: Option<f64>,
     #[serde(default)]
     tie_word_embeddings: bool,
     #[serde(default = "default_hidden_act")]
     hidden_act: String,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
     partial_rotary_factor: Option<f64>,
-    sliding_window: Option<usize>,
+    #[serde(default)]
+    use_sliding_window: bool,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    num_local_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
     bos_token_id: Option<u32>,
     #[serde(default)]
     eos_token_id: TokenIds,
@@ -74,10 +96,6 @@ enum TokenIds {
     None,
     One(u32),
     Several(Vec<u32>),
-}
-
-fn default_rms_norm_eps() -> f64 {
-    1e-6
 }
 
 fn default_hidden_act() -> String {
@@ -100,7 +118,7 @@ impl LlamaConfig {
         Self::from_hugging_face(serde_json::from_str(&text).map_err(json)?, &path)
     }
 
-    /// From the contents of a `config.json`; `path` is for error messages.
+    /// From the contents of a `config.json` of a known family; `path` is for error messages.
     ///
     /// # Errors
     /// [`LlamaError`], if it asks for something that we would have to ignore.
@@ -108,33 +126,64 @@ impl LlamaConfig {
         hugging_face: Map<String, Value>,
         path: &Path,
     ) -> Result<Self, LlamaError> {
-        let raw: HuggingFaceConfig = serde_json::from_value(Value::Object(hugging_face.clone()))
-            .map_err(|source| LlamaError::Json { path: path.to_owned(), source })?;
-        raw.refuse_what_we_would_ignore(path)?;
-        let invalid = |reason: String| LlamaError::Config { path: path.to_owned(), reason };
-        let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
-        if raw.num_attention_heads == 0 || raw.num_hidden_layers == 0 || raw.vocab_size == 0 {
-            return Err(invalid("it has no heads, layers or vocabulary".to_owned()));
-        }
-        if kv_heads == 0 || !raw.num_attention_heads.is_multiple_of(kv_heads) {
-            let heads = raw.num_attention_heads;
-            return Err(invalid(format!(
-                "`num_attention_heads` `{heads}` is no multiple of `num_key_value_heads` `{kv_heads}`"
-            )));
-        }
+        let model_type = hugging_face.get("model_type").and_then(Value::as_str);
+        let Some(family) = model_type.and_then(Family::of) else {
+            return Err(LlamaError::Unsupported {
+                path: path.to_owned(),
+                key: "model_type",
+                value: model_type.unwrap_or("null").to_owned(),
+                supported: "supported are `llama`, `mistral`, `mixtral`, `qwen2` and `qwen3`",
+            });
+        };
+        Self::from_family(family, hugging_face, path)
+    }
+
+    /// From the contents of the `config.json` of a model of `family`, known or new; `path` is for error messages.
+    ///
+    /// # Errors
+    /// [`LlamaError`], if it asks for something that we would have to ignore.
+    pub fn from_family(
+        family: Family,
+        mut hugging_face: Map<String, Value>,
+        path: &Path,
+    ) -> Result<Self, LlamaError> {
+        let json = |source| LlamaError::Json { path: path.to_owned(), source };
+        let raw: HuggingFaceConfig =
+            serde_json::from_value(Value::Object(hugging_face.clone())).map_err(json)?;
+        let keys = Keys { fields: &hugging_face, path };
+        raw.refuse_what_we_would_ignore(&keys, &family)?;
+        let kv_heads = raw.kv_heads(&family, path)?;
+        let (qkv_bias, output_bias, mlp_bias) = (
+            keys.setting(family.qkv_bias)?,
+            keys.setting(family.output_bias)?,
+            keys.setting(family.mlp_bias)?,
+        );
+        let windows = raw.windows(&keys, &family)?;
+        let experts = raw.experts(&family, path)?;
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
+        if !hugging_face.contains_key("rope_theta") && family.rope_theta != Family::LLAMA.rope_theta
+        {
+            hugging_face.insert("rope_theta".to_owned(), family.rope_theta.into());
+        }
         let rope = RopeConfig::from_hugging_face(head_dim, &hugging_face)
             .and_then(|rope| rope.validate().map(|()| rope))
             .map_err(|source| LlamaError::Rope { path: path.to_owned(), source })?;
         Ok(Self {
+            model_type: family.model_type.to_owned(),
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
             num_hidden_layers: raw.num_hidden_layers,
             num_attention_heads: raw.num_attention_heads,
             num_key_value_heads: kv_heads,
             vocab_size: raw.vocab_size,
-            rms_norm_eps: raw.rms_norm_eps,
+            rms_norm_eps: raw.rms_norm_eps.unwrap_or(family.rms_norm_eps),
             tie_word_embeddings: raw.tie_word_embeddings,
+            qkv_bias,
+            output_bias,
+            mlp_bias,
+            qk_norm: family.qk_norm,
+            windows,
+            experts,
             rope,
             bos_token_id: raw.bos_token_id,
             eos_token_ids: match raw.eos_token_id {
@@ -159,31 +208,161 @@ impl LlamaConfig {
     }
 }
 
+/// The raw `config.json`, for the keys whose meaning depends on the family.
+struct Keys<'a> {
+    fields: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn refuse<T>(
+        &self,
+        key: &'static str,
+        value: impl ToString,
+        supported: &'static str,
+    ) -> Result<T, LlamaError> {
+        let path = self.path.to_owned();
+        Err(LlamaError::Unsupported { path, key, value: value.to_string(), supported })
+    }
+
+    /// What is there and not null.
+    fn present(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    fn is_true(&self, key: &'static str) -> Result<bool, LlamaError> {
+        match self.present(key) {
+            None => Ok(false),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => self.refuse(key, other, "it has to be `true` or `false`"),
+        }
+    }
+
+    fn setting(&self, setting: Setting) -> Result<bool, LlamaError> {
+        match setting {
+            Setting::Never => Ok(false),
+            Setting::Always => Ok(true),
+            Setting::Key(key) => self.is_true(key),
+        }
+    }
+
+    fn tokens(&self, key: &'static str) -> Result<Option<usize>, LlamaError> {
+        let Some(value) = self.present(key) else { return Ok(None) };
+        match value.as_u64().and_then(|tokens| usize::try_from(tokens).ok()) {
+            Some(tokens) if tokens > 0 => Ok(Some(tokens)),
+            _ => self.refuse(key, value, "it has to be a number of tokens, at least 1"),
+        }
+    }
+}
+
 impl HuggingFaceConfig {
-    fn refuse_what_we_would_ignore(&self, path: &Path) -> Result<(), LlamaError> {
-        let refuse = |key, value: String, supported| {
-            Err(LlamaError::Unsupported { path: path.to_owned(), key, value, supported })
-        };
-        if self.model_type != "llama" {
-            return refuse("model_type", self.model_type.clone(), "supported is `llama`");
-        }
+    fn refuse_what_we_would_ignore(
+        &self,
+        keys: &Keys<'_>,
+        family: &Family,
+    ) -> Result<(), LlamaError> {
         if self.hidden_act != "silu" {
-            return refuse("hidden_act", self.hidden_act.clone(), "supported is `silu`");
+            return keys.refuse("hidden_act", &self.hidden_act, "supported is `silu`");
         }
-        if self.attention_bias {
-            return refuse("attention_bias", "true".to_owned(), "supported is `false`");
-        }
-        if self.mlp_bias {
-            return refuse("mlp_bias", "true".to_owned(), "supported is `false`");
+        let settings = [family.qkv_bias, family.output_bias, family.mlp_bias];
+        for key in ["attention_bias", "mlp_bias"] {
+            if keys.is_true(key)? && !settings.contains(&Setting::Key(key)) {
+                return keys.refuse(key, true, "this family has none");
+            }
         }
         if let Some(factor) = self.partial_rotary_factor
             && factor != 1.0
         {
-            return refuse("partial_rotary_factor", factor.to_string(), "supported is `1`");
+            return keys.refuse("partial_rotary_factor", factor, "supported is `1`");
         }
-        if let Some(window) = self.sliding_window {
-            return refuse("sliding_window", window.to_string(), "supported is none");
+        if keys.present("quantization_config").is_some() {
+            let supported = "use the model that it was quantised from, or a GGUF file";
+            return keys.refuse("quantization_config", "{…}", supported);
         }
-        Ok(())
+        if keys.is_true("output_router_logits")? {
+            let supported = "supported is `false`: there is no auxiliary loss";
+            return keys.refuse("output_router_logits", true, supported);
+        }
+        match keys.present("router_jitter_noise") {
+            Some(noise) if noise.as_f64() != Some(0.0) => {
+                keys.refuse("router_jitter_noise", noise, "supported is `0`")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn kv_heads(&self, family: &Family, path: &Path) -> Result<usize, LlamaError> {
+        let invalid = |reason: String| Err(LlamaError::Config { path: path.to_owned(), reason });
+        let heads = self.num_attention_heads;
+        if heads == 0 || self.num_hidden_layers == 0 || self.vocab_size == 0 {
+            return invalid("it has no heads, layers or vocabulary".to_owned());
+        }
+        let kv_heads = self.num_key_value_heads.or(family.num_key_value_heads).unwrap_or(heads);
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return invalid(format!(
+                "`num_attention_heads` `{heads}` is no multiple of `num_key_value_heads` `{kv_heads}`"
+            ));
+        }
+        Ok(kv_heads)
+    }
+
+    fn windows(&self, keys: &Keys<'_>, family: &Family) -> Result<Vec<Option<usize>>, LlamaError> {
+        let layers = self.num_hidden_layers;
+        let window = keys.tokens("sliding_window")?;
+        match family.sliding_window {
+            WindowRule::Never => match window {
+                Some(window) => keys.refuse("sliding_window", window, "this family has none"),
+                None => Ok(vec![None; layers]),
+            },
+            WindowRule::EveryLayer { default } => {
+                let said = keys.fields.contains_key("sliding_window");
+                Ok(vec![if said { window } else { default }; layers])
+            }
+            WindowRule::Declared if self.use_sliding_window => self.declared_windows(keys, window),
+            WindowRule::Declared => Ok(vec![None; layers]),
+        }
+    }
+
+    /// Qwen's: `layer_types` names each layer's attention; older configs have windows from `max_window_layers` on.
+    fn declared_windows(
+        &self,
+        keys: &Keys<'_>,
+        window: Option<usize>,
+    ) -> Result<Vec<Option<usize>>, LlamaError> {
+        let layers = self.num_hidden_layers;
+        let Some(types) = &self.layer_types else {
+            // transformers' default.
+            let first = self.max_window_layers.unwrap_or(28);
+            return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
+        };
+        if types.len() != layers {
+            let supported = "it has to name the attention of each layer";
+            return keys.refuse("layer_types", format!("[… {} …]", types.len()), supported);
+        }
+        let window_of = |kind: &String| match kind.as_str() {
+            "full_attention" => Ok(None),
+            "sliding_attention" => Ok(window),
+            other => {
+                let supported = "supported are `full_attention` and `sliding_attention`";
+                keys.refuse("layer_types", other, supported)
+            }
+        };
+        types.iter().map(window_of).collect()
+    }
+
+    fn experts(&self, family: &Family, path: &Path) -> Result<Option<ExpertsConfig>, LlamaError> {
+        if !family.experts {
+            return Ok(None);
+        }
+        // transformers' defaults.
+        let count = self.num_local_experts.unwrap_or(8);
+        let per_token = self.num_experts_per_tok.unwrap_or(2);
+        if per_token == 0 || per_token > count {
+            let reason = format!(
+                "`num_experts_per_tok` `{per_token}` is not between 1 and `num_local_experts` `{count}`"
+            );
+            return Err(LlamaError::Config { path: path.to_owned(), reason });
+        }
+        Ok(Some(ExpertsConfig { count, per_token }))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use longlora_adapters::{AdapterError, RopeError};
+use longlora_gguf::GgufError;
 
 /// Why a model or an adapter cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,19 @@ pub enum LlamaError {
         /// What there is instead.
         supported: &'static str,
     },
+    /// A GGUF file that cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// What a format has no place for.
+    #[error("{what} cannot be written as {format}: {reason}")]
+    Inexpressible {
+        /// The part of the model.
+        what: String,
+        /// The format.
+        format: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Numbers that contradict each other.
     #[error("`{path}` does not describe a model: {reason}")]
     Config {
@@ -71,10 +85,12 @@ pub enum LlamaError {
         source: AdapterError,
     },
     /// A file of tensors that is torn or none at all.
-    #[error("`{path}` is not a whole safetensors file: {reason}; fetch or copy it again")]
+    #[error("`{path}` is not a whole {format} file: {reason}; fetch or copy it again")]
     Torn {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        format: &'static str,
         /// What the reader met.
         reason: String,
     },

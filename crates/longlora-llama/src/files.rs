@@ -1,16 +1,21 @@
 //! Files of tensors: read piece by piece, written whole or not at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, TensorData};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Metadata, TensorInfo, View};
+use tempfile::NamedTempFile;
 
 use crate::error::LlamaError;
 
+/// What a torn file is called in its error.
+const FORMAT: &str = "safetensors";
 /// Largest header that is believed; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
@@ -25,7 +30,7 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     /// Opens a file and checks that it is whole.
     pub(crate) fn open(path: &Path) -> Result<Self, LlamaError> {
-        let torn = |reason: String| LlamaError::Torn { path: path.to_owned(), reason };
+        let torn = |reason| LlamaError::Torn { path: path.to_owned(), format: FORMAT, reason };
         let mut file = File::open(path).map_err(LlamaError::file("open", path))?;
         let bytes = file.metadata().map_err(LlamaError::file("read", path))?.len();
         if bytes < 8 {
@@ -60,6 +65,7 @@ impl TensorFile {
             self.header.info(name).ok_or_else(missing)?.clone();
         let dtype = burn_dtype(dtype).ok_or_else(|| LlamaError::Torn {
             path: self.path.clone(),
+            format: FORMAT,
             reason: format!("tensor `{name}` is of type `{dtype:?}`, not of a float type"),
         })?;
         let mut bytes = vec![0; end - start];
@@ -88,15 +94,45 @@ pub fn write_tensors(
     path: &Path,
     tensors: &BTreeMap<String, TensorData>,
 ) -> Result<(), LlamaError> {
-    let views = tensors.iter().map(|(name, tensor)| {
-        let dtype = safetensors_dtype(tensor.dtype()).expect("parameters are floats");
-        let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.as_bytes());
-        (name, view.expect("a tensor has as many bytes as its shape says"))
-    });
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Whole(tensor)));
+    write_views(path, views)
+}
+
+/// Writes views as a safetensors file; each is asked for its data when it is its turn.
+pub(crate) fn write_views<'a>(
+    path: &Path,
+    views: impl Iterator<Item = (&'a str, impl View)>,
+) -> Result<(), LlamaError> {
     let format = [("format".to_owned(), "pt".to_owned())];
-    let bytes = safetensors::serialize(views, Some(format.into()))
-        .expect("the header of named tensors is valid JSON");
-    write_atomically(path, &bytes)
+    atomically(path, |file| {
+        safetensors::serialize_to_file(views, Some(format.into()), file.path()).map_err(|error| {
+            match error {
+                SafeTensorError::IoError(error) => error,
+                other => io::Error::other(other),
+            }
+        })
+    })
+}
+
+/// A tensor in memory, as the writer wants to see it.
+struct Whole<'a>(&'a TensorData);
+
+impl View for Whole<'_> {
+    fn dtype(&self) -> Dtype {
+        safetensors_dtype(self.0.dtype()).expect("parameters are floats")
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.0.as_bytes())
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.as_bytes().len()
+    }
 }
 
 /// Writes a file through a temporary one in the same folder, synced and renamed.
@@ -104,6 +140,13 @@ pub fn write_tensors(
 /// # Errors
 /// [`LlamaError::File`], if the disk refuses; then `path` is what it was before.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LlamaError> {
+    atomically(path, |file| file.write_all(bytes))
+}
+
+fn atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut NamedTempFile) -> io::Result<()>,
+) -> Result<(), LlamaError> {
     let write = || {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -117,7 +160,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), LlamaError> {
             file.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let mut file = file.prefix(".longlora-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         // The rename itself must survive a power cut, too.
@@ -136,7 +179,7 @@ fn burn_dtype(dtype: Dtype) -> Option<DType> {
     }
 }
 
-fn safetensors_dtype(dtype: DType) -> Option<Dtype> {
+pub(crate) fn safetensors_dtype(dtype: DType) -> Option<Dtype> {
     match dtype {
         DType::F64 => Some(Dtype::F64),
         DType::F32 => Some(Dtype::F32),

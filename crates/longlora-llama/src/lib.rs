@@ -9,13 +9,16 @@
 //! A [`Pass`] carries what all blocks of one forward share: the attention plan, the rotary tables, the dropout. Any
 //! pattern can be chosen for any pass; the weights know nothing of it.
 
+mod family;
 mod config;
 mod error;
 mod pass;
 mod attention;
 mod mlp;
+mod experts;
 mod block;
 mod llama;
+mod init;
 mod cross_entropy;
 mod generate;
 mod attach;
@@ -23,19 +26,24 @@ mod trainable;
 mod names;
 mod parameters;
 mod files;
+mod pickle;
+mod checkpoint;
+mod gguf;
 mod weights;
 mod adapter;
 
 pub use adapter::{AdapterFacts, load_adapter, save_adapter};
 pub use attention::SelfAttention;
 pub use block::Block;
-pub use config::LlamaConfig;
+pub use config::{ExpertsConfig, LlamaConfig};
 pub use cross_entropy::{LossAndGradient, loss_and_gradient};
 pub use error::LlamaError;
+pub use experts::Experts;
+pub use family::{Family, Setting, WindowRule};
 pub use files::{read_tensors, write_atomically, write_tensors};
 pub use llama::{Llama, LlamaModel};
-pub use mlp::Mlp;
+pub use mlp::{FeedForward, Mlp};
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
 pub use trainable::{Trainable, count_trainable};
-pub use weights::{load_pretrained, save_pretrained};
+pub use weights::{MAX_SHARD_BYTES, load_pretrained, load_weights, save_pretrained};

@@ -1,20 +1,16 @@
 //! The model.
 
 use burn::module::Module;
-use burn::nn::{
-    Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig,
-};
+use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor};
-use longlora_adapters::{LoraLinear, RopeOffset, Rotary};
+use longlora_adapters::{RopeOffset, Rotary};
 use longlora_attention::{AttentionPattern, Layout};
 
-use crate::attention::SelfAttention;
 use crate::block::Block;
 use crate::config::LlamaConfig;
-use crate::mlp::Mlp;
 use crate::pass::Pass;
 
-/// A LLaMA with its head: Hugging Face's `LlamaForCausalLM`, with the same names.
+/// A model with its head: Hugging Face's `LlamaForCausalLM` and its relatives, with the same names.
 #[derive(Module, Debug)]
 pub struct Llama {
     /// Everything but the head.
@@ -39,53 +35,6 @@ pub struct LlamaModel {
     pub rope_offset: Option<RopeOffset>,
 }
 
-impl LlamaConfig {
-    /// A model with random weights, drawn as transformers does: normal with deviation 0.02, norms one.
-    pub fn init(&self, device: &Device) -> Llama {
-        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
-        let linear = |d_input, d_output| {
-            LinearConfig::new(d_input, d_output)
-                .with_bias(false)
-                .with_initializer(initializer.clone())
-                .init(device)
-        };
-        let projection = |d_input, d_output| LoraLinear::new(linear(d_input, d_output));
-        let norm =
-            || RmsNormConfig::new(self.hidden_size).with_epsilon(self.rms_norm_eps).init(device);
-        let head_dim = self.rope.head_dim;
-        let (hidden, intermediate) = (self.hidden_size, self.intermediate_size);
-        let (q_width, kv_width) =
-            (self.num_attention_heads * head_dim, self.num_key_value_heads * head_dim);
-        let layers = (0..self.num_hidden_layers).map(|_| Block {
-            self_attn: SelfAttention {
-                q_proj: projection(hidden, q_width),
-                k_proj: projection(hidden, kv_width),
-                v_proj: projection(hidden, kv_width),
-                o_proj: projection(q_width, hidden),
-                rope_offset: None,
-                head_dim,
-            },
-            mlp: Mlp {
-                gate_proj: projection(hidden, intermediate),
-                up_proj: projection(hidden, intermediate),
-                down_proj: projection(intermediate, hidden),
-            },
-            input_layernorm: norm(),
-            post_attention_layernorm: norm(),
-        });
-        let model = LlamaModel {
-            embed_tokens: EmbeddingConfig::new(self.vocab_size, hidden)
-                .with_initializer(initializer.clone())
-                .init(device),
-            layers: layers.collect(),
-            norm: norm(),
-            rope_offset: None,
-        };
-        let lm_head = (!self.tie_word_embeddings).then(|| linear(hidden, self.vocab_size));
-        Llama { model, lm_head, config: self.clone() }
-    }
-}
-
 impl Llama {
     /// The device of the weights, which need not have been drawn or read yet.
     pub fn device(&self) -> Device {
@@ -95,7 +44,8 @@ impl Llama {
     /// Prepares a forward over a batch that lies as `layout` says.
     pub fn pass(&self, pattern: AttentionPattern, layout: &Layout) -> Pass {
         let rotary = Rotary::new(&self.config.rope, layout.seq, &self.device());
-        Pass::new(pattern.plan(layout), rotary, self.model.rope_offset.clone())
+        let shared_offset = self.model.rope_offset.clone();
+        Pass::new(pattern.plan(layout), &self.config.windows, rotary, shared_offset)
     }
 
     /// Final hidden states, after the last norm.

@@ -5,6 +5,17 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use longlora_adapters::{Dropout, LoraLinear};
 
+use crate::experts::Experts;
+
+/// What follows attention in a block.
+#[derive(Module, Debug)]
+pub enum FeedForward {
+    /// One MLP.
+    Dense(Mlp),
+    /// A mixture of them.
+    Experts(Experts),
+}
+
 /// `down(silu(gate(x)) ⊙ up(x))`: SwiGLU (arXiv:2002.05202).
 #[derive(Module, Debug)]
 pub struct Mlp {
@@ -16,10 +27,21 @@ pub struct Mlp {
     pub down_proj: LoraLinear,
 }
 
-impl Mlp {
+impl FeedForward {
     /// # Shapes
     /// - `x`, result: `[batch, seq, hidden_size]`
     pub fn forward(&self, x: Tensor<3>, dropout: Option<Dropout>) -> Tensor<3> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x, dropout),
+            Self::Experts(experts) => experts.forward(x),
+        }
+    }
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - `x`, result: `[.., hidden_size]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {
         let part = |index| dropout.map(|dropout| dropout.part(index));
         let gate = silu(self.gate_proj.forward(x.clone(), part(4)));
         let up = self.up_proj.forward(x, part(5));

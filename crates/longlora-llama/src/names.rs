@@ -11,6 +11,7 @@ pub(crate) struct CheckpointName {
 
 /// The checkpoint's name of the parameter at `path`, as burn's visitors spell it: `model.norm.gamma`.
 pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
+    let path = &feed_forward_name(path);
     let (name, transposed) = match path.rsplit_once('.') {
         Some((layer, "gamma")) => (format!("{layer}.weight"), false),
         Some((layer, "lora_a")) => (format!("{}.lora_A.weight", without(layer, "update")), true),
@@ -22,9 +23,23 @@ pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
             (format!("{}.bias", without(layer, "base")), false)
         }
         Some(("lm_head", "weight")) => (path.to_owned(), true),
+        Some((layer, "weight")) if layer.ends_with(".block_sparse_moe.gate") => {
+            (path.to_owned(), true)
+        }
         _ => (path.to_owned(), false),
     };
     CheckpointName { name, transposed }
+}
+
+/// The path without the variants of `FeedForward`, and with Mixtral's names of its experts' layers.
+fn feed_forward_name(path: &str) -> String {
+    let Some((block, experts)) = path.split_once(".mlp.Experts.") else {
+        return path.replacen(".mlp.Dense.", ".mlp.", 1);
+    };
+    let experts = [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")]
+        .iter()
+        .fold(experts.to_owned(), |path, (ours, mixtrals)| path.replacen(ours, mixtrals, 1));
+    format!("{block}.block_sparse_moe.{experts}")
 }
 
 fn without<'a>(layer: &'a str, field: &str) -> &'a str {
@@ -46,7 +61,24 @@ mod tests {
         check("model.embed_tokens.weight", "model.embed_tokens.weight", false);
         check("model.norm.gamma", "model.norm.weight", false);
         check("lm_head.weight", "lm_head.weight", true);
+        let block = "model.layers.11";
+        check(
+            &format!("{block}.mlp.Dense.up_proj.base.weight"),
+            &format!("{block}.mlp.up_proj.weight"),
+            true,
+        );
+        check(
+            &format!("{block}.mlp.Experts.experts.3.down_proj.base.weight"),
+            &format!("{block}.block_sparse_moe.experts.3.w2.weight"),
+            true,
+        );
+        check(
+            &format!("{block}.mlp.Experts.gate.weight"),
+            &format!("{block}.block_sparse_moe.gate.weight"),
+            true,
+        );
         let layer = "model.layers.11.self_attn";
+        check(&format!("{layer}.q_norm.gamma"), &format!("{layer}.q_norm.weight"), false);
         check(&format!("{layer}.q_proj.base.weight"), &format!("{layer}.q_proj.weight"), true);
         check(&format!("{layer}.q_proj.base.bias"), &format!("{layer}.q_proj.bias"), false);
         check(

@@ -1,13 +1,17 @@
 //! A model's parameters by name: out of the modules, and back into them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use longlora_adapters::AdapterConfig;
+use safetensors::Dtype;
+use safetensors::tensor::View;
 
 use crate::error::LlamaError;
+use crate::files::safetensors_dtype;
 use crate::llama::Llama;
 use crate::names::checkpoint_name;
 
@@ -61,9 +65,72 @@ impl Selection {
 
 /// The selected parameters, by their checkpoint names, in the checkpoint's layout.
 pub fn collect(llama: &Llama, selection: &Selection) -> BTreeMap<String, TensorData> {
-    let mut collector = Collector { selection, path: vec![], tensors: BTreeMap::new() };
+    let parameters = handles(llama, selection).into_iter();
+    parameters.map(|(name, parameter)| (name, parameter.data())).collect()
+}
+
+/// The same, not yet copied.
+pub(crate) fn handles(llama: &Llama, selection: &Selection) -> BTreeMap<String, Handle> {
+    let mut collector = Collector { selection, path: vec![], parameters: BTreeMap::new() };
     llama.visit(&mut collector);
-    collector.tensors
+    collector.parameters
+}
+
+/// A parameter whose numbers are copied when they are asked for.
+pub(crate) struct Handle {
+    shape: Vec<usize>,
+    data: Box<dyn Fn() -> TensorData>,
+}
+
+impl Handle {
+    fn new<const D: usize>(tensor: Tensor<D>) -> Self {
+        let shape = tensor.dims().to_vec();
+        Self { shape, data: Box::new(move || tensor.to_data()) }
+    }
+
+    /// Its numbers, in the checkpoint's layout.
+    pub(crate) fn data(&self) -> TensorData {
+        (self.data)()
+    }
+
+    /// Its shape, in the checkpoint's layout.
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Bytes of its numbers as floats of type `dtype`.
+    pub(crate) fn byte_len(&self, dtype: DType) -> usize {
+        self.shape.iter().product::<usize>() * dtype.size()
+    }
+
+    /// As safetensors writes it, in floats of type `dtype`.
+    pub(crate) fn view(&self, dtype: DType) -> HandleView<'_> {
+        HandleView { parameter: self, dtype }
+    }
+}
+
+/// A parameter that is converted when it is written.
+pub(crate) struct HandleView<'a> {
+    parameter: &'a Handle,
+    dtype: DType,
+}
+
+impl View for HandleView<'_> {
+    fn dtype(&self) -> Dtype {
+        safetensors_dtype(self.dtype).expect("parameters are floats")
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.parameter.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.parameter.data().convert_dtype(self.dtype).as_bytes().to_vec())
+    }
+
+    fn data_len(&self) -> usize {
+        self.parameter.byte_len(self.dtype)
+    }
 }
 
 /// Puts tensors, in the checkpoint's layout and of any float type, in the place of the selected parameters, as f32.
@@ -95,7 +162,7 @@ pub(crate) fn identify_by_path(llama: Llama) -> Llama {
 struct Collector<'a> {
     selection: &'a Selection,
     path: Vec<String>,
-    tensors: BTreeMap<String, TensorData>,
+    parameters: BTreeMap<String, Handle>,
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -112,7 +179,7 @@ impl ModuleVisitor for Collector<'_> {
         if self.selection.contains(&path) {
             let name = checkpoint_name(&path);
             let tensor = transposed_if(name.transposed, param.val().without_autodiff());
-            self.tensors.insert(name.name, tensor.into_data());
+            self.parameters.insert(name.name, Handle::new(tensor));
         }
     }
 }

@@ -1,52 +1,133 @@
-//! A model folder of Hugging Face: its weights in, and out again.
+//! Model folders as Hugging Face's tools read and write them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::tensor::{DType, Device, TensorData};
-use serde::Deserialize;
-use serde_json::Value;
+use burn::tensor::{DType, Device};
+use serde_json::{Value, json};
 
+use crate::checkpoint::Checkpoint;
 use crate::config::LlamaConfig;
 use crate::error::LlamaError;
-use crate::files::{TensorFile, write_atomically, write_tensors};
+use crate::files::{write_atomically, write_views};
+use crate::gguf;
 use crate::llama::Llama;
-use crate::parameters::{Selection, collect, restore};
+use crate::parameters::{Handle, Selection, handles, restore};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Largest weight file that [`save_pretrained`] writes; transformers' own default.
+pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Reads a model folder: `config.json`, and `model.safetensors` or its shards in bf16, f16 or f32. Weights are kept as
-/// f32.
+/// Reads a model: a Hugging Face folder, with its weights as safetensors or as PyTorch's pickles, in one file or in
+/// shards; or a GGUF file.
+///
+/// Tensors are read one at a time, in whatever float type, and kept as f32: at the peak, memory holds what is kept and
+/// one tensor more. Files are not mapped: one that shrinks under its mapping kills the process.
 ///
 /// # Errors
 /// [`LlamaError`], naming the file and the tensor: nothing missing, torn, misshapen or left over is accepted.
 pub fn load_pretrained(model: &Path, device: &Device) -> Result<Llama, LlamaError> {
-    let config = LlamaConfig::read(model)?;
+    if gguf::is_gguf(model) {
+        return gguf::load(model, device);
+    }
+    load_weights(&LlamaConfig::read(model)?, model, device)
+}
+
+/// Reads the weights of a model folder whose configuration is known, say, by
+/// [`LlamaConfig::from_family`] of a family of one's own.
+///
+/// # Errors
+/// As [`load_pretrained`].
+pub fn load_weights(
+    config: &LlamaConfig,
+    model: &Path,
+    device: &Device,
+) -> Result<Llama, LlamaError> {
     let mut checkpoint = Checkpoint::open(model)?;
     let llama = config.init(device);
     let llama = restore(llama, &Selection::Base, model, |name| checkpoint.read(name))?;
-    checkpoint.refuse_leftovers(&config)?;
+    checkpoint.refuse_leftovers(config)?;
     Ok(llama)
 }
 
 /// Writes a model folder that Hugging Face's tools read: weights without adapters, as floats of type `dtype`, and the
 /// `config.json` with the RoPE parameters in force.
 ///
+/// Weights of more than `max_shard_bytes` in all are cut into shards with an index. One tensor at a time is converted,
+/// so that no second copy of the model is held.
+///
 /// # Errors
 /// [`LlamaError`], if the disk refuses.
-pub fn save_pretrained(llama: &Llama, model: &Path, dtype: DType) -> Result<(), LlamaError> {
+pub fn save_pretrained(
+    llama: &Llama,
+    model: &Path,
+    dtype: DType,
+    max_shard_bytes: u64,
+) -> Result<(), LlamaError> {
     std::fs::create_dir_all(model).map_err(LlamaError::file("create", model))?;
-    let tensors = collect(llama, &Selection::Base)
-        .into_iter()
-        .map(|(name, tensor)| (name, tensor.convert_dtype(dtype)))
-        .collect();
-    write_tensors(&model.join(SINGLE), &tensors)?;
+    let parameters = handles(llama, &Selection::Base);
+    let shards = shards(&parameters, dtype, max_shard_bytes);
+    match shards.as_slice() {
+        [_] => write_shard(&model.join(SINGLE), &parameters, &shards[0], dtype)?,
+        _ => write_shards(model, &parameters, &shards, dtype)?,
+    }
     let mut config = llama.config.to_hugging_face();
+    config.remove("dtype");
     config.insert("torch_dtype".to_owned(), torch_name(dtype).into());
-    let config =
-        serde_json::to_string_pretty(&Value::Object(config)).expect("a JSON object can be printed");
-    write_atomically(&model.join("config.json"), format!("{config}\n").as_bytes())
+    write_json(&model.join("config.json"), &Value::Object(config))
+}
+
+/// The names of each shard's tensors, in order; a tensor that is larger than a shard has one of its own.
+fn shards<'a>(
+    parameters: &'a BTreeMap<String, Handle>,
+    dtype: DType,
+    max_shard_bytes: u64,
+) -> Vec<Vec<&'a str>> {
+    let mut shards: Vec<Vec<&str>> = vec![vec![]];
+    let mut filled = 0;
+    for (name, parameter) in parameters {
+        let bytes = parameter.byte_len(dtype) as u64;
+        if filled > 0 && filled + bytes > max_shard_bytes {
+            shards.push(vec![]);
+            filled = 0;
+        }
+        filled += bytes;
+        shards.last_mut().expect("there is a first shard").push(name);
+    }
+    shards
+}
+
+fn write_shard(
+    path: &Path,
+    parameters: &BTreeMap<String, Handle>,
+    names: &[&str],
+    dtype: DType,
+) -> Result<(), LlamaError> {
+    write_views(path, names.iter().map(|&name| (name, parameters[name].view(dtype))))
+}
+
+/// The index is written last: without it, the shards are no model.
+fn write_shards(
+    model: &Path,
+    parameters: &BTreeMap<String, Handle>,
+    shards: &[Vec<&str>],
+    dtype: DType,
+) -> Result<(), LlamaError> {
+    let mut weight_map = BTreeMap::new();
+    for (index, names) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        write_shard(&model.join(&file), parameters, names, dtype)?;
+        weight_map.extend(names.iter().map(|&name| (name, file.clone())));
+    }
+    let total_size: usize = parameters.values().map(|parameter| parameter.byte_len(dtype)).sum();
+    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    write_json(&model.join(INDEX), &index)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), LlamaError> {
+    let text = serde_json::to_string_pretty(value).expect("a JSON value can be printed");
+    write_atomically(path, format!("{text}\n").as_bytes())
 }
 
 /// PyTorch's name of a float type.
@@ -56,68 +137,5 @@ fn torch_name(dtype: DType) -> &'static str {
         DType::BF16 => "bfloat16",
         DType::F64 => "float64",
         _ => "float32",
-    }
-}
-
-/// One file, or shards with an index, and what has been read of them.
-struct Checkpoint {
-    model: PathBuf,
-    files: Vec<TensorFile>,
-    /// Which file holds a tensor, until it is read.
-    unread: BTreeMap<String, usize>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-impl Checkpoint {
-    fn open(model: &Path) -> Result<Self, LlamaError> {
-        let (single, index) = (model.join(SINGLE), model.join(INDEX));
-        if single.exists() {
-            let file = TensorFile::open(&single)?;
-            let unread = file.names().into_iter().map(|name| (name, 0)).collect();
-            return Ok(Self { model: model.to_owned(), files: vec![file], unread });
-        }
-        if !index.exists() {
-            return Err(LlamaError::NotAModel { path: model.to_owned(), missing: SINGLE });
-        }
-        let text = std::fs::read_to_string(&index).map_err(LlamaError::file("read", &index))?;
-        let Index { weight_map } = serde_json::from_str(&text)
-            .map_err(|source| LlamaError::Json { path: index.clone(), source })?;
-        let mut shards: Vec<&String> = weight_map.values().collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let files = shards.iter().map(|shard| TensorFile::open(&model.join(shard)));
-        let files = files.collect::<Result<Vec<_>, _>>()?;
-        let shard_of = |shard: &String| {
-            shards.binary_search(&shard).expect("every shard of the map is in the list")
-        };
-        let unread =
-            weight_map.iter().map(|(name, shard)| (name.clone(), shard_of(shard))).collect();
-        Ok(Self { model: model.to_owned(), files, unread })
-    }
-
-    fn read(&mut self, name: &str) -> Result<TensorData, LlamaError> {
-        let file = self.unread.remove(name).ok_or_else(|| LlamaError::Missing {
-            path: self.model.clone(),
-            tensor: name.to_owned(),
-        })?;
-        self.files[file].read(name)
-    }
-
-    /// Old checkpoints carry tables that are computed, and tied ones may carry the head once more.
-    fn refuse_leftovers(&self, config: &LlamaConfig) -> Result<(), LlamaError> {
-        let known = |name: &str| {
-            name.ends_with("rotary_emb.inv_freq")
-                || (config.tie_word_embeddings && name == "lm_head.weight")
-        };
-        match self.unread.keys().find(|name| !known(name)) {
-            None => Ok(()),
-            Some(tensor) => {
-                Err(LlamaError::Unused { path: self.model.clone(), tensor: tensor.clone() })
-            }
-        }
     }
 }
