@@ -68,11 +68,25 @@ pub enum GgufError {
         /// The file.
         path: PathBuf,
         /// What is counted.
-        what: String,
+        what: &'static str,
         /// How many there should be.
         count: u64,
         /// How many bytes are left.
         left: u64,
+    },
+    /// A length that no text and no array has.
+    #[error(
+        "{what} in `{path}` would have length `{length}`, and at most `{most}` is read; fetch or copy it again"
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// What was being read.
+        what: String,
+        /// Its length.
+        length: u64,
+        /// The greatest length that is read.
+        most: u64,
     },
     /// Text that is none.
     #[error("{what} in `{path}` is not UTF-8; convert the model again")]

@@ -83,6 +83,25 @@ impl Value {
         }
     }
 
+    /// Its type's number in a file.
+    pub(crate) fn type_number(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::Array(_) => 9,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
+        }
+    }
+
     fn as_unsigned(&self) -> Option<u64> {
         match *self {
             Self::U8(value) => Some(value.into()),
@@ -152,6 +171,24 @@ impl Array {
             Self::U64(_) => "u64",
             Self::I64(_) => "i64",
             Self::F64(_) => "f64",
+        }
+    }
+
+    /// Its elements' type's number in a file.
+    pub(crate) fn type_number(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
         }
     }
 
@@ -318,6 +355,14 @@ impl Metadata {
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i64>>, GgufError> {
         self.typed(key, "an array of integers below 2^63", |value| match value {
             Value::Array(array) => array.to_integers(),
+            _ => None,
+        })
+    }
+
+    /// A value that must be a `u32`.
+    pub(crate) fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
+        self.typed(key, "a u32", |value| match value {
+            Value::U32(value) => Some(*value),
             _ => None,
         })
     }
