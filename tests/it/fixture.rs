@@ -30,6 +30,17 @@ pub(crate) fn shared(test: &str, path: &str) -> Option<PathBuf> {
     Some(shared.join(path))
 }
 
+/// A file or folder of `models`, which `cargo xtask models` fills. Where it is absent, says that `test` is skipped.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+pub(crate) fn model(test: &str, name: &str) -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models")).join(name);
+    if !path.exists() {
+        eprintln!("skipped: {test}: models/{name} is absent; `cargo xtask models` brings it");
+        return None;
+    }
+    Some(path)
+}
+
 /// Reads a JSON file.
 pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_slice(&read(path)).unwrap()

@@ -1,8 +1,6 @@
 //! Against `transformers` 4.57.1, f32, on a CPU: tiny random models of every family.
 
-use burn::tensor::Device;
 use longlora_attention::AttentionPattern;
-use longlora_llama::load_pretrained;
 
 use crate::fixture::{Vectors, golden};
 use crate::golden_tiny::check_model;

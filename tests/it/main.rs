@@ -12,6 +12,7 @@ mod random; // random models and batches, from seeds
 mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
 mod golden_families; // transformers: the same of tiny models of every family
 mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
+mod golden_smollm2; // transformers and PEFT: the real model of this project
 mod golden_stories; // transformers: the same of a real small model, up to 2,048 tokens
 
 // Against our own slow paths.

@@ -9,7 +9,8 @@ use longlora_adapters::{AdapterConfig, LoraConfig, RopeGranularity, RopeOffsetCo
 use longlora_attention::{AttentionPattern, GroupSize, Layout, Row, Shift};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::{
-    Llama, Selection, collect, load_pretrained, read_tensors, save_pretrained, write_tensors,
+    Llama, MAX_SHARD_BYTES, Selection, collect, load_pretrained, read_tensors, save_pretrained,
+    write_tensors,
 };
 use proptest::prelude::*;
 use serde_json::{Map, json};
@@ -159,7 +160,7 @@ fn rounded(tensors: &Tensors, dtype: DType) -> Tensors {
 fn check_folder(tied: bool, dtype: DType, reshape: impl Fn(&Path)) {
     let llama = redraw(config(json!({ "tie_word_embeddings": tied })).init(&Device::default()), 3);
     let folder = tempfile::tempdir().unwrap();
-    save_pretrained(&llama, folder.path(), dtype).unwrap();
+    save_pretrained(&llama, folder.path(), dtype, MAX_SHARD_BYTES).unwrap();
     reshape(folder.path());
 
     let loaded = load_pretrained(folder.path(), &Device::default()).unwrap();

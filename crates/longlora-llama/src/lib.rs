@@ -41,6 +41,7 @@ pub use error::LlamaError;
 pub use experts::Experts;
 pub use family::{Family, Setting, WindowRule};
 pub use files::{read_tensors, write_atomically, write_tensors};
+pub use gguf::save_gguf;
 pub use llama::{Llama, LlamaModel};
 pub use mlp::{FeedForward, Mlp};
 pub use parameters::{Selection, collect, restore};

@@ -37,8 +37,7 @@ impl PickleFile {
             pytorch_reader::DType::F16 => DType::F16,
             pytorch_reader::DType::BF16 => DType::BF16,
             other => {
-                let reason =
-                    format!("tensor `{name}` is of type `{other:?}`, not of a float type");
+                let reason = format!("tensor `{name}` is of type `{other:?}`, not of a float type");
                 return Err(torn(&self.path, reason));
             }
         };

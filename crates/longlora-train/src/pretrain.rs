@@ -10,7 +10,7 @@ use longlora_attention::AttentionPattern;
 use longlora_data::{
     BatchStream, Content, Corpus, Order, Tokenizer, Windows, train_byte_level_bpe,
 };
-use longlora_llama::{Llama, LlamaConfig, Selection, save_pretrained};
+use longlora_llama::{Llama, LlamaConfig, MAX_SHARD_BYTES, Selection, save_pretrained};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -141,7 +141,7 @@ pub fn pretrain(
 }
 
 fn write_model(llama: &Llama, tokenizer: &Tokenizer, model: &Path) -> Result<(), TrainError> {
-    save_pretrained(llama, model, DType::F16)?;
+    save_pretrained(llama, model, DType::F16, MAX_SHARD_BYTES)?;
     Ok(tokenizer.save(&model.join("tokenizer.json"))?)
 }
 

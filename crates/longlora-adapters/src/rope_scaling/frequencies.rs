@@ -76,6 +76,15 @@ impl RopeConfig {
         RopeFrequencies { inv_freq, attention_factor: attention_factor as f32 }
     }
 
+    /// By what each plain frequency `theta^(-2i / head_dim)` is divided: the `longrope` factors that say the same.
+    ///
+    /// For scalings that do not depend on the sequence at hand; of LongRoPE, the long factors.
+    pub fn divisors(&self) -> Vec<f64> {
+        let scaled = self.frequencies(usize::MAX).inv_freq;
+        let plain = self.plain(self.theta).into_iter();
+        plain.zip(scaled).map(|(plain, scaled)| f64::from(plain) / f64::from(scaled)).collect()
+    }
+
     /// `theta · factor^(head_dim / (head_dim - 2))`: then pair 0 keeps its frequency, the last is
     /// slowed by `factor`.
     pub(super) fn stretched_theta(&self, factor: f64) -> f64 {
