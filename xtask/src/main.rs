@@ -6,6 +6,7 @@
 mod program;
 mod device;
 mod ci;
+mod models;
 mod invariants;
 mod rust_source;
 mod workspace;
@@ -37,6 +38,8 @@ enum Task {
     },
     /// Run the whole CI: format, clippy, tests, docs, every example, invariants
     Ci,
+    /// Bring SmolLM2-135M, the real model of the tests, into `models`
+    Models,
     /// A word that is none of the above is the program's, with all that follows it.
     #[command(external_subcommand)]
     Program(Vec<OsString>),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse().task {
         Task::Test { cargo_args, test_args } => test(&cargo_args, &test_args),
         Task::Ci => ci::run(),
+        Task::Models => models::run(),
         Task::Program(words) => program::run(&words),
     };
     // Not anyhow's own report: with RUST_BACKTRACE set it buries the sentence under a backtrace.

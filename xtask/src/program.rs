@@ -2,6 +2,7 @@
 
 use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -16,18 +17,25 @@ use crate::workspace::Workspace;
 /// Cargo runs in the root of the workspace, the program where the caller is: relative paths mean
 /// what they say.
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
+    let sh = Shell::new()?;
+    let program = build(&sh, &Workspace::read(&sh)?, words)?;
+    hand_over(Command::new(program).args(words))
+}
+
+/// Builds the program for the device that `words` name; where it lies.
+pub(crate) fn build(
+    sh: &Shell,
+    workspace: &Workspace,
+    words: &[OsString],
+) -> anyhow::Result<PathBuf> {
     let features = match device::cargo_feature(words)? {
         Some(feature) => vec!["--features".to_owned(), format!("longlora/{feature}")],
         None => vec![],
     };
-    let sh = Shell::new()?;
-    let workspace = Workspace::read(&sh)?;
-    sh.change_dir(&workspace.root);
+    let _root = sh.push_dir(&workspace.root);
     // The whole workspace is selected, so that burn has the same features as for the tests and is built once.
     cmd!(sh, "cargo build --release --workspace --bin longlora {features...}").quiet().run()?;
-
-    let program = workspace.target_directory.join("release").join(format!("longlora{EXE_SUFFIX}"));
-    hand_over(Command::new(program).args(words))
+    Ok(workspace.target_directory.join("release").join(format!("longlora{EXE_SUFFIX}")))
 }
 
 /// Becomes `command`: one process, so its exit code is ours and Ctrl-C reaches it alone.

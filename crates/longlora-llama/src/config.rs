@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::LlamaError;
 use crate::family::{Family, Setting, WindowRule};
+use crate::gguf;
 
 /// A model's sizes and options.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,11 +104,14 @@ fn default_hidden_act() -> String {
 }
 
 impl LlamaConfig {
-    /// Reads the `config.json` of a model folder.
+    /// Reads the `config.json` of a model folder, or what a GGUF file says in its place.
     ///
     /// # Errors
     /// [`LlamaError`], if there is none, or if it asks for something that we would have to ignore.
     pub fn read(model: &Path) -> Result<Self, LlamaError> {
+        if gguf::is_gguf(model) {
+            return gguf::read_config(model);
+        }
         let path = model.join("config.json");
         std::fs::metadata(model).map_err(LlamaError::file("open", model))?;
         if !path.exists() {

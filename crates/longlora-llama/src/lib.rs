@@ -31,8 +31,11 @@ mod checkpoint;
 mod gguf;
 mod weights;
 mod adapter;
+mod export;
+mod agreement;
 
 pub use adapter::{AdapterFacts, load_adapter, save_adapter};
+pub use agreement::{Agreement, agreement};
 pub use attention::SelfAttention;
 pub use block::Block;
 pub use config::{ExpertsConfig, LlamaConfig};

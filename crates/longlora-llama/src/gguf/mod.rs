@@ -17,7 +17,7 @@ mod write;
 
 use std::path::Path;
 
-pub(crate) use read::load;
+pub(crate) use read::{load, read_config};
 pub use write::save_gguf;
 
 /// Whether a path is a GGUF file by its name, rather than a model folder.

@@ -12,6 +12,11 @@ use crate::error::LlamaError;
 use crate::llama::Llama;
 use crate::parameters::{Selection, restore};
 
+/// Reads what a GGUF file says of its model.
+pub(crate) fn read_config(path: &Path) -> Result<LlamaConfig, LlamaError> {
+    config::read(&mut GgufFile::open(path)?)
+}
+
 /// Reads the model of a GGUF file, quantised or not, as f32.
 pub(crate) fn load(path: &Path, device: &Device) -> Result<Llama, LlamaError> {
     let mut file = GgufFile::open(path)?;
