@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
-use longlora_llama::{Selection, load_pretrained};
+use longlora_llama::{Llama, Selection, load_pretrained};
 use serde_json::json;
 
 use crate::fixture::{self, Vectors, golden, model_with, step_batch};
@@ -38,6 +38,12 @@ fn check(name: &str, pattern: AttentionPattern) {
 #[track_caller]
 pub(crate) fn check_model(name: &str, model: &Path, vectors: &Vectors, pattern: AttentionPattern) {
     let llama = load_pretrained(model, &Device::default().autodiff()).unwrap().train_all();
+    check_llama(name, llama, vectors, pattern);
+}
+
+/// The same, of a model at hand.
+#[track_caller]
+pub(crate) fn check_llama(name: &str, llama: Llama, vectors: &Vectors, pattern: AttentionPattern) {
     let batch = step_batch(&vectors.input_ids());
 
     let plain = llama.valid();

@@ -51,3 +51,8 @@ pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
 pub use trainable::{Trainable, count_trainable};
 pub use weights::{MAX_SHARD_BYTES, load_pretrained, load_weights, save_pretrained};
+
+/// The page that shows how a family is added is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/custom-models.md")]
+struct CustomModels;
