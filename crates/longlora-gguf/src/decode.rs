@@ -1,5 +1,5 @@
-//! Quantised blocks to floats, bit for bit as ggml's `dequantize_row_*` in `ggml-quants.c` compute them:
-//! in f32, every product and every sum rounded by itself.
+//! Quantised blocks to floats, bit for bit as ggml's `dequantize_row_*` in `ggml-quants.c` compute
+//! them: in f32, every product and every sum rounded by itself.
 
 use half::{bf16, f16};
 
@@ -105,8 +105,8 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// Two scales, 8 scales and minima of 6 bits, then 4 bits a number: each 32 bytes hold 32 numbers in the low
-/// halves and the next 32 in the high ones.
+/// Two scales, 8 scales and minima of 6 bits, then 4 bits a number: each 32 bytes hold 32 numbers
+/// in the low halves and the next 32 in the high ones.
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (out, _) = out.as_chunks_mut::<32>();
     for (part, out) in out.iter_mut().enumerate() {
@@ -118,8 +118,8 @@ fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     }
 }
 
-/// As Q4_K, with the fifth bits of all numbers before the lower bits: bit `p` of byte `l` is that of number `l`
-/// of part `p`.
+/// As Q4_K, with the fifth bits of all numbers before the lower bits: bit `p` of byte `l` is that
+/// of number `l` of part `p`.
 fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let high = &block[16..48];
     let (out, _) = out.as_chunks_mut::<32>();
@@ -135,8 +135,8 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 
 /// Scale and minimum of one of the 8 parts of a Q4_K or Q5_K block.
 ///
-/// The first 4 parts have the low 6 bits of a byte each. The other 4 have 4 bits in the last bytes, and the 2
-/// bits that the first 4 leave free.
+/// The first 4 parts have the low 6 bits of a byte each. The other 4 have 4 bits in the last bytes,
+/// and the 2 bits that the first 4 leave free.
 fn scale_and_min(block: &[u8], part: usize) -> (f32, f32) {
     let packed = &block[4..16];
     let (scale, min) = if part < 4 {
@@ -150,8 +150,8 @@ fn scale_and_min(block: &[u8], part: usize) -> (f32, f32) {
 
 /// The low 4 bits of all numbers, their high 2 bits, 16 signed scales, a scale; numbers less 32.
 ///
-/// Each half of 128 numbers has 4 parts of 32. Its 64 low bytes hold parts 0 and 1 in their low halves, 2 and 3
-/// in their high ones; part `p` has bits `2p` and `2p + 1` of its 32 high bytes.
+/// Each half of 128 numbers has 4 parts of 32. Its 64 low bytes hold parts 0 and 1 in their low
+/// halves, 2 and 3 in their high ones; part `p` has bits `2p` and `2p + 1` of its 32 high bytes.
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let scale = half_at(block, 208);
     let (out, _) = out.as_chunks_mut::<32>();

@@ -53,8 +53,8 @@ fn bf16s(numbers: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
     Ok(())
 }
 
-/// As ggml's `quantize_row_q8_0_ref`: the scale is the largest magnitude / 127, numbers are rounded half away
-/// from zero. What is not finite is refused, and a scale that a 16-bit float cannot hold.
+/// As ggml's `quantize_row_q8_0_ref`: the scale is the largest magnitude / 127, numbers are rounded
+/// half away from zero. What is not finite is refused, and a scale that a 16-bit float cannot hold.
 fn q8_0(numbers: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
     let (blocks, rest) = numbers.as_chunks::<32>();
     debug_assert!(rest.is_empty(), "rows are whole blocks");

@@ -29,7 +29,8 @@ pub enum GgufError {
     },
     /// Numbers stored the other way round.
     #[error(
-        "`{path}` is a big-endian GGUF file, and only little-endian ones are read; convert the model again"
+        "`{path}` is a big-endian GGUF file, and only little-endian ones are read; convert the \
+         model again"
     )]
     BigEndian {
         /// The file.
@@ -37,8 +38,8 @@ pub enum GgufError {
     },
     /// A version from before or after those that are read.
     #[error(
-        "`{path}` is of GGUF version `{version}`, and only versions 2 and 3 are read; convert the model again with \
-         a current llama.cpp"
+        "`{path}` is of GGUF version `{version}`, and only versions 2 and 3 are read; convert the \
+         model again with a current llama.cpp"
     )]
     Version {
         /// The file.
@@ -48,7 +49,8 @@ pub enum GgufError {
     },
     /// Less file than its header promises.
     #[error(
-        "`{path}` ends too early: {what} needs `{needed}` bytes, and `{left}` are left; fetch or copy it again"
+        "`{path}` ends too early: {what} needs `{needed}` bytes, and `{left}` are left; fetch or \
+         copy it again"
     )]
     Torn {
         /// The file.
@@ -62,7 +64,8 @@ pub enum GgufError {
     },
     /// A count that the file has no room for.
     #[error(
-        "`{path}` speaks of `{count}` {what}, and has only `{left}` bytes for them; fetch or copy it again"
+        "`{path}` speaks of `{count}` {what}, and has only `{left}` bytes for them; fetch or copy \
+         it again"
     )]
     Count {
         /// The file.
@@ -76,7 +79,8 @@ pub enum GgufError {
     },
     /// A length that no text and no array has.
     #[error(
-        "{what} in `{path}` would have length `{length}`, and at most `{most}` is read; fetch or copy it again"
+        "{what} in `{path}` would have length `{length}`, and at most `{most}` is read; fetch or \
+         copy it again"
     )]
     TooLong {
         /// The file.
@@ -126,7 +130,8 @@ pub enum GgufError {
     },
     /// An array of arrays.
     #[error(
-        "key `{key}` of `{path}` is an array of arrays, which is not read; convert the model without it"
+        "key `{key}` of `{path}` is an array of arrays, which is not read; convert the model \
+         without it"
     )]
     NestedArray {
         /// The file.
@@ -136,7 +141,8 @@ pub enum GgufError {
     },
     /// A boolean that is neither.
     #[error(
-        "key `{key}` of `{path}` has the boolean `{byte}`, and only 0 and 1 are some; fetch or copy it again"
+        "key `{key}` of `{path}` has the boolean `{byte}`, and only 0 and 1 are some; fetch or \
+         copy it again"
     )]
     Boolean {
         /// The file.
@@ -147,7 +153,9 @@ pub enum GgufError {
         byte: u8,
     },
     /// A value of another type than the reader of it needs.
-    #[error("key `{key}` of `{path}` is {found}, and {wanted} is needed; convert the model again")]
+    #[error(
+        "key `{key}` of `{path}` has {found}, where {wanted} is needed; convert the model again"
+    )]
     WrongType {
         /// The file.
         path: PathBuf,
@@ -168,8 +176,8 @@ pub enum GgufError {
     },
     /// An alignment that aligns nothing.
     #[error(
-        "`{path}` has `general.alignment` = `{alignment}`, and a power of two of at least 8 is needed; convert the \
-         model again"
+        "`{path}` has `general.alignment` = `{alignment}`, and a power of two of at least 8 is \
+         needed; convert the model again"
     )]
     Alignment {
         /// The file.
@@ -195,7 +203,8 @@ pub enum GgufError {
     },
     /// More dimensions than ggml knows, or none.
     #[error(
-        "tensor `{tensor}` of `{path}` has `{dimensions}` dimensions, and 1 to 4 are possible; reshape it"
+        "tensor `{tensor}` of `{path}` has `{dimensions}` dimensions, and 1 to 4 are possible; \
+         reshape it"
     )]
     Dimensions {
         /// The file.
@@ -219,7 +228,8 @@ pub enum GgufError {
     },
     /// A tensor that no memory could hold.
     #[error(
-        "tensor `{tensor}` of `{path}` has shape {shape:?}, which is too much to count; fetch or copy it again"
+        "tensor `{tensor}` of `{path}` has shape {shape:?}, which is too much to count; fetch or \
+         copy it again"
     )]
     TooLarge {
         /// The file.
@@ -231,8 +241,8 @@ pub enum GgufError {
     },
     /// A type of ggml that is not read.
     #[error(
-        "tensor `{tensor}` of `{path}` is of type `{found}`, which is not read; convert the model to one of F32, \
-         F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
+        "tensor `{tensor}` of `{path}` is of type `{found}`, which is not read; convert the model \
+         to one of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
     )]
     Kind {
         /// The file.
@@ -244,7 +254,8 @@ pub enum GgufError {
     },
     /// A type that is read but not written.
     #[error(
-        "tensor `{tensor}` cannot be written to `{path}` as `{kind}`; take one of F32, F16, BF16, Q8_0"
+        "tensor `{tensor}` cannot be written to `{path}` as `{kind}`; take one of F32, F16, BF16, \
+         Q8_0"
     )]
     NotWritten {
         /// The file.
@@ -256,7 +267,8 @@ pub enum GgufError {
     },
     /// A row that ends inside a block.
     #[error(
-        "tensor `{tensor}` of `{path}` has rows of `{row}`, which `{kind}` does not split into blocks of `{block}`; take F32 or F16 for it"
+        "tensor `{tensor}` of `{path}` has rows of `{row}`, which `{kind}` does not split into \
+         blocks of `{block}`; take F32 or F16 for it"
     )]
     UnevenRow {
         /// The file.
@@ -272,7 +284,8 @@ pub enum GgufError {
     },
     /// Data that does not start where it may.
     #[error(
-        "tensor `{tensor}` of `{path}` starts at `{offset}`, which is no multiple of the alignment `{alignment}`; convert the model again"
+        "tensor `{tensor}` of `{path}` starts at `{offset}`, which is no multiple of the alignment \
+         `{alignment}`; convert the model again"
     )]
     Unaligned {
         /// The file.
@@ -286,7 +299,8 @@ pub enum GgufError {
     },
     /// Data that overlaps or leaves a hole.
     #[error(
-        "tensor `{tensor}` of `{path}` starts at `{offset}`, and the one before it ends at `{expected}`; convert the model again"
+        "tensor `{tensor}` of `{path}` starts at `{offset}`, and the one before it ends at \
+         `{expected}`; convert the model again"
     )]
     NotConsecutive {
         /// The file.
@@ -300,7 +314,8 @@ pub enum GgufError {
     },
     /// More file than its header speaks of.
     #[error(
-        "`{path}` has `{bytes}` bytes behind its last tensor that belong to nothing; fetch or copy it again"
+        "`{path}` has `{bytes}` bytes behind its last tensor that belong to nothing; fetch or copy \
+         it again"
     )]
     Trailing {
         /// The file.
@@ -310,7 +325,8 @@ pub enum GgufError {
     },
     /// A name that llama.cpp does not read.
     #[error(
-        "tensor `{tensor}` has a name of `{bytes}` bytes, and llama.cpp reads at most 63; shorten it before it is written to `{path}`"
+        "tensor `{tensor}` has a name of `{bytes}` bytes, and llama.cpp reads at most 63; shorten \
+         it before it is written to `{path}`"
     )]
     LongName {
         /// The file.
@@ -322,7 +338,8 @@ pub enum GgufError {
     },
     /// Numbers that do not fill a shape.
     #[error(
-        "tensor `{tensor}` for `{path}` has `{found}` numbers, and its shape {shape:?} needs `{needed}`; give it another shape"
+        "tensor `{tensor}` for `{path}` has `{found}` numbers, and its shape {shape:?} needs \
+         `{needed}`; give it another shape"
     )]
     ValueCount {
         /// The file.
@@ -338,7 +355,8 @@ pub enum GgufError {
     },
     /// A number outside a type's range.
     #[error(
-        "number `{index}` of tensor `{tensor}` is `{value}`, which `{kind}` cannot hold; write it to `{path}` as F32"
+        "number `{index}` of tensor `{tensor}` is `{value}`, which `{kind}` cannot hold; write it \
+         to `{path}` as F32"
     )]
     OutOfRange {
         /// The file.

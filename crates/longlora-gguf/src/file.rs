@@ -41,7 +41,8 @@ impl GgufFile {
     /// Opens a file and checks its header.
     ///
     /// # Errors
-    /// [`GgufError`], if the file is missing, torn, contradicts itself, or has a tensor of a type that is not read.
+    /// [`GgufError`], if the file is missing, torn, contradicts itself, or has a tensor of a type
+    /// that is not read.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let file = File::open(path).map_err(GgufError::file("open", path))?;
         Self::from_reader(path, file)
@@ -81,7 +82,8 @@ impl<R: Read + Seek> GgufFile<R> {
     /// A tensor's numbers, decoded, row-major. Only this tensor's bytes are read.
     ///
     /// # Errors
-    /// [`GgufError::MissingTensor`]; [`GgufError::File`], if the disk refuses or the file has become shorter.
+    /// [`GgufError::MissingTensor`]; [`GgufError::File`], if the disk refuses or the file has
+    /// become shorter.
     pub fn read_f32(&mut self, name: &str) -> Result<Vec<f32>, GgufError> {
         let Some(&place) = self.index.get(name) else {
             let (path, tensor) = (self.path.clone(), name.to_owned());

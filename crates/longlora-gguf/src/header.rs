@@ -1,6 +1,7 @@
-//! Reads and checks everything before the data. Counts and lengths are lies until the file has room for them.
+//! Reads and checks everything before the data. Counts and lengths are lies until the file has room
+//! for them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -37,10 +38,8 @@ impl Header {
         let entry_count = parser.u64(Place::Header)?;
         let metadata = parser.metadata(entry_count)?;
         let alignment = alignment(path, &metadata)?;
-        let tensors = parser.tensors(tensor_count)?;
+        let (tensors, index) = parser.tensors(tensor_count)?;
         let tensors = parser.place(tensors, alignment)?;
-        let name_and_place = |(place, tensor): (usize, &TensorInfo)| (tensor.name.clone(), place);
-        let index = tensors.iter().enumerate().map(name_and_place).collect();
         Ok(Self { metadata, tensors, index })
     }
 }
@@ -188,19 +187,23 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         })
     }
 
-    fn tensors(&mut self, count: u64) -> Result<Vec<Description>, GgufError> {
+    /// The tensors' descriptions, and where each name stands among them.
+    fn tensors(
+        &mut self,
+        count: u64,
+    ) -> Result<(Vec<Description>, HashMap<String, usize>), GgufError> {
         self.expect_room("tensors", count, MIN_TENSOR_BYTES)?;
-        let mut names = HashSet::new();
         let mut tensors = Vec::new();
-        for index in 0..count {
-            let tensor = self.tensor(index)?;
-            if !names.insert(tensor.name.clone()) {
+        let mut index = HashMap::new();
+        for place in 0..count {
+            let tensor = self.tensor(place)?;
+            if index.insert(tensor.name.clone(), tensors.len()).is_some() {
                 let (path, tensor) = (self.path.to_owned(), tensor.name);
                 return Err(GgufError::DuplicateTensor { path, tensor });
             }
             tensors.push(tensor);
         }
-        Ok(tensors)
+        Ok((tensors, index))
     }
 
     fn tensor(&mut self, index: u64) -> Result<Description, GgufError> {

@@ -229,8 +229,8 @@ fn convert<T: Copy, U: From<T>>(values: &[T]) -> Vec<U> {
 
 /// What a file says about its model: values under names, in the file's order.
 ///
-/// The typed questions answer `None` if there is no such key, and an error that names the file, the key, what is
-/// needed and what was found, if its value is of another type.
+/// The typed questions answer `None` if there is no such key, and an error that names the file, the
+/// key, what is needed and what was found, if its value is of another type.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     /// Where it comes from, for errors.
@@ -386,5 +386,109 @@ impl Metadata {
             found: value.describe(),
         };
         read(value).map(Some).ok_or_else(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        let mut metadata = Metadata::of_file(Path::new("model.gguf"));
+        metadata.insert("name", Value::String("tiny".into()));
+        metadata.insert("count", Value::I32(7));
+        metadata.insert("negative", Value::I64(-7));
+        metadata.insert("epsilon", Value::F32(0.5));
+        metadata.insert("flag", Value::Bool(true));
+        metadata.insert("texts", Value::Array(Array::String(vec!["a".into()])));
+        metadata.insert("floats", Value::Array(Array::F32(vec![0.5, -1.0])));
+        metadata.insert("bytes", Value::Array(Array::U8(vec![1, 255])));
+        metadata.insert("vast", Value::Array(Array::U64(vec![1 << 63])));
+        metadata
+    }
+
+    #[test]
+    fn values_come_in_the_type_asked_for() {
+        let metadata = metadata();
+
+        assert_eq!(metadata.string("name").unwrap(), Some("tiny"));
+        assert_eq!(metadata.unsigned("count").unwrap(), Some(7));
+        assert_eq!(metadata.number("count").unwrap(), Some(7.0));
+        assert_eq!(metadata.number("negative").unwrap(), Some(-7.0));
+        assert_eq!(metadata.number("epsilon").unwrap(), Some(0.5));
+        assert_eq!(metadata.boolean("flag").unwrap(), Some(true));
+        assert_eq!(metadata.strings("texts").unwrap(), Some(&["a".to_owned()][..]));
+        assert_eq!(metadata.numbers("floats").unwrap(), Some(vec![0.5, -1.0]));
+        assert_eq!(metadata.numbers("bytes").unwrap(), Some(vec![1.0, 255.0]));
+        assert_eq!(metadata.integers("bytes").unwrap(), Some(vec![1, 255]));
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_no_error_until_it_is_needed() {
+        let metadata = metadata();
+
+        assert_eq!(metadata.string("absent").unwrap(), None);
+        assert_eq!(
+            metadata.missing("absent").to_string(),
+            "`model.gguf` lacks key `absent`; convert the model again with a current llama.cpp"
+        );
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_with_what_was_found() {
+        #[track_caller]
+        fn check<T: std::fmt::Debug>(answer: Result<Option<T>, GgufError>, sentence: &str) {
+            let expected = format!("{sentence}; convert the model again");
+            assert_eq!(answer.unwrap_err().to_string(), expected);
+        }
+        let metadata = metadata();
+        check(
+            metadata.string("count"),
+            "key `count` of `model.gguf` has the i32 `7`, where a string is needed",
+        );
+        check(
+            metadata.unsigned("negative"),
+            "key `negative` of `model.gguf` has the i64 `-7`, where an integer of at least 0 is \
+             needed",
+        );
+        check(
+            metadata.unsigned("epsilon"),
+            "key `epsilon` of `model.gguf` has the f32 `0.5`, where an integer of at least 0 is \
+             needed",
+        );
+        check(
+            metadata.number("name"),
+            "key `name` of `model.gguf` has a string, where a number is needed",
+        );
+        check(
+            metadata.boolean("count"),
+            "key `count` of `model.gguf` has the i32 `7`, where a bool is needed",
+        );
+        check(
+            metadata.strings("floats"),
+            "key `floats` of `model.gguf` has an array of f32, where an array of string is needed",
+        );
+        check(
+            metadata.numbers("texts"),
+            "key `texts` of `model.gguf` has an array of string, where an array of numbers is \
+             needed",
+        );
+        check(
+            metadata.integers("vast"),
+            "key `vast` of `model.gguf` has an array of u64, where an array of integers below \
+             2^63 is needed",
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_set_again_stays_in_its_place() {
+        let mut metadata = metadata();
+        metadata.insert("name", Value::String("small".into()));
+        metadata.insert("new", Value::U8(1));
+
+        let keys: Vec<_> = metadata.iter().map(|(key, _)| key).collect();
+
+        assert_eq!((keys[0], keys[9], keys.len(), metadata.len()), ("name", "new", 10, 10));
+        assert_eq!(metadata.string("name").unwrap(), Some("small"));
     }
 }

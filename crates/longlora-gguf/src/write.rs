@@ -21,7 +21,8 @@ type Compute<'a> = Box<dyn FnOnce() -> Result<Vec<f32>, Box<dyn Error + Send + S
 pub enum TensorData<'a> {
     /// Numbers that are in memory already.
     Slice(&'a [f32]),
-    /// A function that computes them when their turn has come, so that one tensor at a time is in memory.
+    /// A function that computes them when their turn has come, so that one tensor at a time is in
+    /// memory.
     Computed(Compute<'a>),
 }
 
@@ -39,12 +40,13 @@ pub struct NewTensor<'a> {
 
 /// Writes a GGUF file of version 3: whole, or not at all.
 ///
-/// Data is aligned to 32 bytes; a `general.alignment` that `metadata` has is written as 32. Everything but the
-/// numbers is checked before anything is written. The file is a temporary one in the same folder until it is
-/// complete and on the disk, then takes the place of `path`.
+/// Data is aligned to 32 bytes; a `general.alignment` that `metadata` has is written as 32.
+/// Everything but the numbers is checked before anything is written. The file is a temporary one in
+/// the same folder until it is complete and on the disk, then takes the place of `path`.
 ///
 /// # Errors
-/// [`GgufError`], if a tensor cannot be written as it is, or the disk refuses; then `path` is what it was before.
+/// [`GgufError`], if a tensor cannot be written as it is, or the disk refuses; then `path` is what
+/// it was before.
 pub fn write<'a>(
     path: &Path,
     metadata: &Metadata,
@@ -94,9 +96,18 @@ fn plan(path: &Path, tensors: &[NewTensor<'_>]) -> Result<Vec<Plan>, GgufError> 
         let axes = shape.iter().map(|&axis| axis as u64).collect();
         let (_, bytes) = measure(path, name, axes, kind)?;
         plans.push(Plan { encode, numbers: shape.iter().product(), offset });
-        offset = (offset + bytes).next_multiple_of(DEFAULT_ALIGNMENT.into());
+        offset = end(offset, bytes).ok_or_else(|| GgufError::TooLarge {
+            path: owned(),
+            tensor: tensor(),
+            shape: shape.iter().map(|&axis| axis as u64).collect(),
+        })?;
     }
     Ok(plans)
+}
+
+/// Where the next tensor begins.
+fn end(offset: u64, bytes: u64) -> Option<u64> {
+    offset.checked_add(bytes)?.checked_next_multiple_of(DEFAULT_ALIGNMENT.into())
 }
 
 /// Everything before the data, padded.
