@@ -185,3 +185,31 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::checksum::Checksum;
+
+    #[test]
+    fn a_full_disk_is_told_with_the_size_and_the_folder() {
+        let repo = hf_hub::Repo::model("a/b".to_owned());
+        let folder = RepoFolder::new(Path::new("cache"), repo.clone());
+        let agent = ureq::Agent::new_with_defaults();
+        let remote = Remote { agent: &agent, endpoint: "http://absent", token: None, repo };
+        let sum = Checksum::from_etag(&"a".repeat(40)).unwrap();
+        let facts = Facts { sum, size: 7 };
+        let blob = Blob { remote: &remote, folder: &folder, commit: "1", file: "x.bin", facts };
+        let path = PathBuf::from("cache/blobs/aa.part");
+
+        let full = blob.disk("write", &path, io::ErrorKind::StorageFull.into()).to_string();
+        assert!(
+            full.contains("the disk is full: `x.bin` needs `7` bytes below `cache/blobs`"),
+            "{full}"
+        );
+        let denied = blob.disk("write", &path, io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(denied.contains("cannot write `cache/blobs/aa.part`"), "{denied}");
+    }
+}
