@@ -8,10 +8,11 @@ use crate::workspace::{SourceFile, Workspace};
 /// Who may import whom, of our own crates: the rooms below, never one beside or above.
 ///
 /// A member that is not listed (the program, examples, tests) may import all of them.
-const ROOMS: [(&str, &[&str]); 7] = [
+const ROOMS: [(&str, &[&str]); 8] = [
     ("longlora-attention", &[]),
     ("longlora-adapters", &[]),
     ("longlora-data", &[]),
+    ("longlora-hub", &[]),
     ("longlora-llama", &["longlora-attention", "longlora-adapters"]),
     ("longlora-train", BELOW_THE_RECIPES),
     ("longlora-eval", BELOW_THE_RECIPES),
@@ -35,11 +36,21 @@ struct Invariant {
     violations: fn(&Workspace, &[SourceFile]) -> Vec<String>,
 }
 
-const INVARIANTS: [Invariant; 8] = [
+const INVARIANTS: [Invariant; 9] = [
     Invariant {
         rule: "imports point downwards: attention, adapters and data know no other longlora crate, \
                data and llama never meet",
         violations: |workspace, _| upward_imports(workspace),
+    },
+    Invariant {
+        rule: "only longlora-hub depends on HTTP, and only the program on longlora-hub",
+        violations: |workspace, _| {
+            dependencies(workspace, |package, name| match name {
+                "ureq" | "hf-hub" => package != "longlora-hub",
+                "longlora-hub" => package != "longlora",
+                _ => false,
+            })
+        },
     },
     Invariant {
         rule: "xtask knows no burn",
@@ -174,6 +185,9 @@ mod tests {
             &["`longlora-adapters` depends on `longlora-attention`"],
         );
         check(("xtask", "burn"), &["`xtask` depends on `burn`"]);
+        check(("longlora", "longlora-hub"), &[]);
+        check(("longlora-hub", "ureq"), &[]);
+        check(("longlora-examples", "ureq"), &["`longlora-examples` depends on `ureq`"]);
     }
 
     #[test]

@@ -32,3 +32,4 @@ pub use cache::cached;
 pub use environment::default_cache;
 pub use error::HubError;
 pub use fetch::{Hub, Progress, Wanted};
+pub use name::is_model_name;

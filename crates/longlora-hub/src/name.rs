@@ -33,6 +33,11 @@ impl ModelName {
     }
 }
 
+/// Whether something could be the name of a model on the hub, `OWNER/NAME`.
+pub fn is_model_name(name: &str) -> bool {
+    ModelName::new(name).is_ok()
+}
+
 fn is_word(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
