@@ -6,6 +6,8 @@
 // Helpers.
 mod fixture; // files: golden vectors beside the tests, larger ones outside the checkout
 mod gradients; // gradients by parameter name, and how far two sets of tensors are apart
+#[path = "../../crates/longlora-hub/tests/it/server.rs"]
+mod server; // HTTP, one request per connection
 mod random; // random models and batches, from seeds
 
 // Against other programs.
@@ -25,3 +27,4 @@ mod resume; // stopped, crashed and resumed runs end where an uninterrupted one 
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
 mod cli; // the program from outside: what the terminal shows, and the exit codes
+mod fetching; // `longlora fetch`, and models that it fetched

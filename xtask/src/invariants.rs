@@ -37,11 +37,21 @@ struct Invariant {
     violations: fn(&Workspace, &[SourceFile]) -> Vec<String>,
 }
 
-const INVARIANTS: [Invariant; 8] = [
+const INVARIANTS: [Invariant; 9] = [
     Invariant {
         rule: "imports point downwards: attention, adapters, gguf and hub know no other longlora crate, \
                data and llama never meet",
         violations: |workspace, _| upward_imports(workspace),
+    },
+    Invariant {
+        rule: "only longlora-hub depends on HTTP, and only the program on longlora-hub",
+        violations: |workspace, _| {
+            dependencies(workspace, |package, name| match name {
+                "ureq" | "hf-hub" => package != "longlora-hub",
+                "longlora-hub" => package != "longlora",
+                _ => false,
+            })
+        },
     },
     Invariant {
         rule: "xtask knows no burn",
@@ -176,6 +186,9 @@ mod tests {
             &["`longlora-adapters` depends on `longlora-attention`"],
         );
         check(("xtask", "burn"), &["`xtask` depends on `burn`"]);
+        check(("longlora", "longlora-hub"), &[]);
+        check(("longlora-hub", "ureq"), &[]);
+        check(("longlora-examples", "ureq"), &["`longlora-examples` depends on `ureq`"]);
     }
 
     #[test]

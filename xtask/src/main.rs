@@ -52,6 +52,7 @@ Any other word is a command of `longlora`, which is built in release mode and ru
   eval      Measure perplexity at every length
   generate  Continue a text by the likeliest tokens
   pretrain  Make a small model from nothing
+  fetch     Fetch a model of the Hugging Face hub
   help      List all of them
 
 `--device NAME` among their arguments picks what is built (flex, the CPU). Everything is handed over

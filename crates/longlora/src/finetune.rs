@@ -16,7 +16,7 @@ use longlora_train::{
 use crate::comparison::{Comparison, default_lengths};
 use crate::device::DeviceKind;
 use crate::embedded;
-use crate::model::refuse_needless_scaling;
+use crate::model::{model_folder, refuse_needless_scaling};
 use crate::pattern::PatternArgs;
 use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::{print, say};
@@ -33,8 +33,8 @@ pub(crate) struct Finetune {
     /// Settings of the run, as the config.toml of an earlier one; options below override it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Hugging Face model folder: config.json, safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR", requires = "data", requires = "context_length")]
+    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
+    #[arg(long, value_name = "DIR|OWNER/NAME", requires = "data", requires = "context_length")]
     model: Option<PathBuf>,
     /// Training text: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
@@ -227,7 +227,7 @@ impl Finetune {
             _ => bail!("a model of your own needs --model, --data and --context-length"),
         };
         if let Some(model) = &self.model {
-            config.model.path.clone_from(model);
+            config.model.path = model_folder(model)?;
         }
         if let Some(data) = &self.data {
             config.data.path.clone_from(data);

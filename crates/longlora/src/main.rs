@@ -13,6 +13,7 @@ mod comparison;
 mod perplexity;
 mod generate;
 mod pretrain;
+mod fetch;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ enum Command {
     Eval(Eval),
     Generate(generate::Generate),
     Pretrain(pretrain::Pretrain),
+    Fetch(fetch::Fetch),
 }
 
 /// Measure what a model can do.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Eval(Eval::Perplexity(command)) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Pretrain(command) => command.run(),
+        Command::Fetch(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

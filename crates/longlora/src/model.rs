@@ -1,8 +1,8 @@
 //! A model to measure or to run, from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Args;
@@ -23,11 +23,22 @@ pub(crate) fn refuse_needless_scaling(base: &LlamaConfig, length: usize) -> Resu
     Ok(())
 }
 
+/// What `--model` means: a path that exists; or else the name of a model that was fetched. Never asks the network.
+pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
+    let name = given.to_str().filter(|name| longlora_hub::is_model_name(name));
+    let Some(name) = name.filter(|_| !given.exists()) else { return Ok(given.to_owned()) };
+    let fetched =
+        longlora_hub::default_cache().and_then(|cache| longlora_hub::cached(name, &cache));
+    fetched.with_context(|| {
+        format!("`{name}` is neither a folder nor in the cache; `longlora fetch {name}` fetches it")
+    })
+}
+
 /// A base model, with an adapter or without.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder: config.json, safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
     model: PathBuf,
     /// PEFT adapter folder, such as the `adapter` of a run
     #[arg(long, value_name = "DIR")]
@@ -40,23 +51,24 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
     pub(crate) fn load(&self, stretch: Option<(RopeKind, usize)>) -> Result<Llama> {
+        let model = model_folder(&self.model)?;
         if let Some((_, length)) = stretch {
-            refuse_needless_scaling(&LlamaConfig::read(&self.model)?, length)?;
+            refuse_needless_scaling(&LlamaConfig::read(&model)?, length)?;
         }
         let device = self.device.open();
-        load_stretched(&self.model, stretch, &device, self.adapter.as_deref())
+        load_stretched(&model, stretch, &device, self.adapter.as_deref())
     }
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::read(&self.model)?)
+        Ok(Tokenizer::read(&model_folder(&self.model)?)?)
     }
 }
 
 pub(crate) fn load_stretched(
-    model: &std::path::Path,
+    model: &Path,
     stretch: Option<(RopeKind, usize)>,
     device: &Device,
-    adapter: Option<&std::path::Path>,
+    adapter: Option<&Path>,
 ) -> Result<Llama> {
     let mut llama = load_pretrained(model, device)?;
     if let Some((kind, length)) = stretch {
