@@ -13,6 +13,7 @@ mod random; // random models and batches, from seeds
 // Against other programs.
 mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
 mod golden_families; // transformers: the same of tiny models of every family
+mod gguf; // GGUF files: out and in again, bit for bit
 mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
 mod golden_smollm2; // transformers and PEFT: the real model of this project
 mod golden_stories; // transformers: the same of a real small model, up to 2,048 tokens
@@ -23,6 +24,7 @@ mod causality; // no token depends on a later one, by the Jacobian of the whole 
 mod properties; // packing, batching, merging, saving change nothing
 
 // Runs and users.
+mod pickles; // PyTorch files: read as safetensors are, torn ones named
 mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value

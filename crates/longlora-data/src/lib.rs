@@ -48,9 +48,11 @@ mod order;
 mod batch;
 mod stream;
 mod atomic;
+mod companions;
 
 pub use batch::{IGNORED_TARGET, TokenBatch};
 pub use bpe::train_byte_level_bpe;
+pub use companions::copy_companions;
 pub use document::{Content, Corpus, Document, SourceFile};
 pub use error::DataError;
 pub use order::Order;

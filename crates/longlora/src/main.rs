@@ -1,7 +1,7 @@
 //! `longlora`: extends the context window of a LLaMA on its owner's own documents.
 //!
 //! This crate holds the command line and nothing else. Results go to standard output, everything else to standard error;
-//! the exit code is 0, or 1 after an error. 2 is kept for gates, of which there are none yet.
+//! the exit code is 0, 1 after an error, or 2 if something was measured and found wanting.
 
 mod device;
 mod progress;
@@ -12,6 +12,7 @@ mod finetune;
 mod comparison;
 mod perplexity;
 mod generate;
+mod export;
 mod pretrain;
 mod fetch;
 
@@ -34,6 +35,8 @@ enum Command {
     #[command(subcommand)]
     Eval(Eval),
     Generate(generate::Generate),
+    Export(export::Export),
+    Convert(export::Convert),
     Pretrain(pretrain::Pretrain),
     Fetch(fetch::Fetch),
 }
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(),
         Command::Eval(Eval::Perplexity(command)) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Convert(command) => command.run(),
         Command::Pretrain(command) => command.run(),
         Command::Fetch(command) => command.run(),
     };
@@ -64,10 +69,22 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {}", in_one_sentence(&error)));
-            ExitCode::FAILURE
+            if error.is::<GateFailed>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// Something was measured and found wanting.
+#[derive(Debug)]
+struct GateFailed(String);
+
+impl std::fmt::Display for GateFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for GateFailed {}
 
 /// An error with its causes, each said once: most of ours end with their cause already.
 fn in_one_sentence(error: &anyhow::Error) -> String {

@@ -59,6 +59,15 @@ impl ModelArgs {
         load_stretched(&model, stretch, &device, self.adapter.as_deref())
     }
 
+    /// Where the base model lies.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        model_folder(&self.model)
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.device.open()
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::read(&model_folder(&self.model)?)?)
     }

@@ -130,6 +130,7 @@ pub(super) fn write(
         put("scaling.factor", Entry::F32(factor as f32));
     };
     let original = Entry::U32(rope.original_context() as u32);
+    let temperature = rope.frequencies(rope.max_position_embeddings).attention_factor;
     let tensors = match &rope.scaling {
         RopeScaling::None | RopeScaling::Ntk { .. } => vec![],
         RopeScaling::Linear { factor } => {
@@ -147,29 +148,25 @@ pub(super) fn write(
             scaling("yarn", *factor);
             put("scaling.original_context_length", original);
             // llama.cpp multiplies it by YaRN's own `0.1 · ln(factor) + 1`.
-            let temperature =
-                f64::from(rope.frequencies(rope.max_position_embeddings).attention_factor);
-            let rest = temperature / (0.1 * factor.ln() + 1.0);
+            let rest = f64::from(temperature) / (0.1 * factor.ln() + 1.0);
             if (rest - 1.0).abs() > 1e-6 {
                 put("scaling.attn_factor", Entry::F32(rest as f32));
             }
             vec![]
         }
-        RopeScaling::LongRope { short_factor, long_factor, .. } if short_factor != long_factor => {
-            let temperature = rope.frequencies(rope.max_position_embeddings).attention_factor;
-            put("scaling.type", Entry::String("longrope".to_owned()));
+        RopeScaling::LongRope { short_factor, long_factor, .. } => {
             put("scaling.original_context_length", original);
             put("scaling.attn_factor", Entry::F32(temperature));
             let floats = |factors: &[f64]| factors.iter().map(|&factor| factor as f32).collect();
-            vec![(SHORT, floats(short_factor)), (LONG, floats(long_factor))]
-        }
-        RopeScaling::LongRope { .. } | RopeScaling::Llama3 { .. } => {
-            let temperature = rope.frequencies(rope.max_position_embeddings).attention_factor;
-            if temperature != 1.0 {
-                put("scaling.attn_factor", Entry::F32(temperature));
+            if short_factor == long_factor {
+                vec![(FREQS, floats(long_factor))]
+            } else {
+                put("scaling.type", Entry::String("longrope".to_owned()));
+                vec![(SHORT, floats(short_factor)), (LONG, floats(long_factor))]
             }
-            let divisors = rope.divisors();
-            vec![(FREQS, divisors.into_iter().map(|divisor| divisor as f32).collect())]
+        }
+        RopeScaling::Llama3 { .. } => {
+            vec![(FREQS, rope.divisors().into_iter().map(|divisor| divisor as f32).collect())]
         }
     };
     if !tensors.is_empty() && architecture != "llama" {
