@@ -116,19 +116,15 @@ impl Blob<'_> {
         Ok(Arrived::Whole)
     }
 
-    /// What is there already, summed. A part file has the checksum in its name, so it is never another file's; if it is
-    /// longer than the file, it is worthless.
+    /// What is there already, summed. A part file has the checksum in its name, so it is never another file's half; one
+    /// that is too long has a wrong sum, and is treated so.
     fn open(&self, path: &Path) -> io::Result<Part> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         let mut options = File::options();
         let file = options.create(true).truncate(false).read(true).write(true).open(path)?;
-        let long = file.metadata()?.len() > self.facts.size;
         let mut part = Part { file, summing: self.facts.sum.summing(self.facts.size), done: 0 };
-        if long {
-            part.empty(&self.facts)?;
-        }
         let mut piece = vec![0; PIECE];
         loop {
             match part.file.read(&mut piece)? {

@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_python_has_it() {
-        let cases: [(&[(&str, &str)], Option<&str>); 7] = [
-            (&[], None),
+        let cases = [
+            (&[][..], None),
             (&[("HOME", "/h")], Some("/h/.cache/huggingface/hub")),
             (&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], Some("/x/huggingface/hub")),
             (&[("HOME", "/h"), ("HF_HOME", "/f")], Some("/f/hub")),
