@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::error::shown;
 use crate::{Array, GgufError, Metadata, TensorInfo, TensorKind, Value};
 
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
@@ -79,10 +80,10 @@ impl fmt::Display for Place<'_> {
         match self {
             Self::Header => write!(f, "its header"),
             Self::Key(index) => write!(f, "the key of metadata entry `{index}`"),
-            Self::Value(key) => write!(f, "the value of key `{key}`"),
+            Self::Value(key) => write!(f, "the value of key `{}`", shown(key)),
             Self::Name(index) => write!(f, "the name of tensor `{index}`"),
-            Self::Tensor(name) => write!(f, "the description of tensor `{name}`"),
-            Self::Data(name) => write!(f, "the data of tensor `{name}`"),
+            Self::Tensor(name) => write!(f, "the description of tensor `{}`", shown(name)),
+            Self::Data(name) => write!(f, "the data of tensor `{}`", shown(name)),
         }
     }
 }
@@ -131,7 +132,8 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
                 return Err(GgufError::EmptyKey { path: self.path.to_owned(), index });
             }
             if metadata.get(&key).is_some() {
-                return Err(GgufError::DuplicateKey { path: self.path.to_owned(), key });
+                let (path, key) = (self.path.to_owned(), shown(&key));
+                return Err(GgufError::DuplicateKey { path, key });
             }
             let value = self.value(&key)?;
             metadata.insert(key, value);
@@ -177,7 +179,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
             7 => Array::Bool(self.elements(place, count, 1, |parser| parser.boolean(key))?),
             8 => Array::String(self.elements(place, count, 8, |parser| parser.string(place))?),
             9 => {
-                let (path, key) = (self.path.to_owned(), key.to_owned());
+                let (path, key) = (self.path.to_owned(), shown(key));
                 return Err(GgufError::NestedArray { path, key });
             }
             10 => Array::U64(self.numbers(place, count, u64::from_le_bytes)?),
@@ -198,7 +200,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         for place in 0..count {
             let tensor = self.tensor(place)?;
             if index.insert(tensor.name.clone(), tensors.len()).is_some() {
-                let (path, tensor) = (self.path.to_owned(), tensor.name);
+                let (path, tensor) = (self.path.to_owned(), shown(&tensor.name));
                 return Err(GgufError::DuplicateTensor { path, tensor });
             }
             tensors.push(tensor);
@@ -211,15 +213,15 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         let place = Place::Tensor(&name);
         let dimensions = self.u32(place)?;
         if dimensions == 0 || dimensions as usize > MAX_DIMENSIONS {
-            let (path, dimensions) = (self.path.to_owned(), dimensions.into());
-            return Err(GgufError::Dimensions { path, tensor: name, dimensions });
+            let (path, tensor) = (self.path.to_owned(), shown(&name));
+            return Err(GgufError::Dimensions { path, tensor, dimensions: dimensions.into() });
         }
         let mut shape = self.numbers(place, dimensions.into(), u64::from_le_bytes)?;
         shape.reverse();
         let number = self.u32(place)?;
         let offset = self.u64(place)?;
         let kind = TensorKind::from_ggml_type(number).map_err(|found| {
-            let (path, tensor) = (self.path.to_owned(), name.clone());
+            let (path, tensor) = (self.path.to_owned(), shown(&name));
             GgufError::Kind { path, tensor, found }
         })?;
         let (shape, bytes) = measure(self.path, &name, shape, kind)?;
@@ -237,11 +239,11 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         let mut placed = Vec::with_capacity(tensors.len());
         for Description { name, shape, kind, bytes, offset } in tensors {
             if !offset.is_multiple_of(alignment) {
-                let (path, tensor) = (self.path.to_owned(), name);
+                let (path, tensor) = (self.path.to_owned(), shown(&name));
                 return Err(GgufError::Unaligned { path, tensor, offset, alignment });
             }
             if offset != expected {
-                let (path, tensor) = (self.path.to_owned(), name);
+                let (path, tensor) = (self.path.to_owned(), shown(&name));
                 return Err(GgufError::NotConsecutive { path, tensor, offset, expected });
             }
             let start = data_start + offset;
@@ -307,7 +309,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
             0 => Ok(false),
             1 => Ok(true),
             byte => {
-                let (path, key) = (self.path.to_owned(), key.to_owned());
+                let (path, key) = (self.path.to_owned(), shown(key));
                 Err(GgufError::Boolean { path, key, byte })
             }
         }
@@ -365,7 +367,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
     }
 
     fn value_type(&self, key: &str, number: u32) -> GgufError {
-        GgufError::ValueType { path: self.path.to_owned(), key: key.to_owned(), number }
+        GgufError::ValueType { path: self.path.to_owned(), key: shown(key), number }
     }
 }
 
@@ -379,7 +381,7 @@ pub(crate) fn measure(
     shape: Vec<u64>,
     kind: TensorKind,
 ) -> Result<(Vec<usize>, u64), GgufError> {
-    let (path, tensor) = (|| path.to_owned(), || tensor.to_owned());
+    let (path, tensor) = (|| path.to_owned(), || shown(tensor));
     if shape.contains(&0) {
         return Err(GgufError::Empty { path: path(), tensor: tensor(), shape });
     }
