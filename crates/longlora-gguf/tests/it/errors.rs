@@ -252,7 +252,8 @@ fn shapes_that_cannot_be_counted_are_refused() {
         check(
             Raw::header(1, 0).tensor("x", &dimensions, F32, 0).pad(),
             &format!(
-                "tensor `x` of `model.gguf` has shape [{}, {}], which is more than any memory holds; check what wrote it",
+                "tensor `x` of `model.gguf` has shape [{}, {}], which is more than any \
+         memory holds; check what wrote it",
                 dimensions[1], dimensions[0]
             ),
         );

@@ -91,7 +91,8 @@ fn shapes_are_checked() {
     );
     check_tensor(
         tensor("x", &[usize::MAX, 2], TensorKind::F32, &[]),
-        "tensor `x` of `PATH` has shape [18446744073709551615, 2], which is more than any memory holds; check what wrote it",
+        "tensor `x` of `PATH` has shape [18446744073709551615, 2], which is more than any \
+         memory holds; check what wrote it",
     );
     check_tensor(
         tensor("x", &[32, 16], TensorKind::Q8_0, &[0.0; 512]),
@@ -116,7 +117,8 @@ fn tensors_that_no_file_could_hold_are_refused_before_they_are_computed() {
     check(
         &Metadata::new(),
         vast.collect(),
-        "tensor `3` of `PATH` has shape [1152921504606846976], which is more than any memory holds; check what wrote it",
+        "tensor `3` of `PATH` has shape [1152921504606846976], which is more than any \
+         memory holds; check what wrote it",
     );
 }
 
