@@ -3,20 +3,23 @@
 //!
 //! Without the model these tests say that they are skipped; vectors that are too large for the project lie outside.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use burn::module::{Module, ParamGroup};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use longlora_adapters::{AdapterConfig, RopeScaling};
+use longlora_adapters::{AdapterConfig, RopeKind, RopeScaling};
 use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
+use longlora_data::Tokenizer;
+use longlora_eval::{PerplexityConfig, Protocol, perplexity};
 use longlora_llama::{Llama, Selection, load_adapter, load_pretrained};
 use serde_json::Value;
 
 use crate::fixture::{self, Tensors, Vectors, model, shared, step_batch};
 use crate::gradients::{absolute_error, of_step, relative_error};
 
-const FOLDER: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const FOLDER: &str = "SmolLM2-135M-Instruct";
 /// The native context, in tokens.
 const NATIVE: usize = 8192;
 
@@ -110,7 +113,7 @@ fn position_interpolation() {
 
 #[test]
 fn yarn() {
-    let scaling = RopeScaling::stretch(longlora_adapters::RopeKind::Yarn, NATIVE, 4 * NATIVE);
+    let scaling = RopeScaling::stretch(RopeKind::Yarn, NATIVE, 4 * NATIVE);
     check("yarn", "yarn_x4", scaled(scaling));
 }
 
@@ -199,4 +202,76 @@ fn gradients_under_shifted_attention() {
     let pattern = AttentionPattern::Shifted { group_size, shift: Shift::HalfHeads };
     let test = "gradients_under_shifted_attention";
     check_gradients(test, "step0_grads_s2_flash", "train_s2_flash", pattern);
+}
+
+/// Perplexities of windows of `shared/reference/ppl.json`, to four digits. Measured: 2e-6 at most.
+#[track_caller]
+fn check_perplexities(test: &str, windows: usize, choose: impl Fn(&Value) -> bool) {
+    let (Some(mut llama), Some(file)) = (smollm2(test), shared(test, "reference/ppl.json")) else {
+        return;
+    };
+    let golden = fixture::json(&file);
+    let tokenizer = Tokenizer::read(&model(test, FOLDER).unwrap()).unwrap();
+    let mut documents: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let mut checked = 0;
+    for window in golden["windows"].as_array().unwrap().iter().filter(|window| choose(window)) {
+        let text = |key: &str| window[key].as_str().unwrap();
+        let number = |key: &str| window[key].as_u64().unwrap() as usize;
+        let (start, length) = (number("start"), number("ctx"));
+        let read = || {
+            let path = shared(test, &format!("corpus/{}", text("doc"))).unwrap();
+            tokenizer.encode(&String::from_utf8(fixture::read(&path)).unwrap()).unwrap()
+        };
+        let document = documents.entry(text("doc").to_owned()).or_insert_with(read);
+        llama.config.rope.scaling = scaling(text("config"));
+        let config = PerplexityConfig {
+            length,
+            protocol: Protocol::WholeWindows { stride: None },
+            pattern: AttentionPattern::Full,
+            max_tokens: None,
+        };
+        let tokens = [document[start..start + length].to_vec()];
+        let ours = perplexity(&llama, &tokens, &config, &mut |_, _| {}).unwrap();
+        assert_eq!(ours.tokens, length - 1);
+        let error = (ours.nll() - window["nll_full"].as_f64().unwrap()).abs();
+        assert!(error < 2e-5, "{window}: off by {error:.2e} nats");
+        checked += 1;
+    }
+    assert_eq!(checked, windows);
+}
+
+fn scaling(name: &str) -> RopeScaling {
+    let stretch = |kind, factor| RopeScaling::stretch(kind, NATIVE, factor * NATIVE);
+    match name {
+        "unmodified" => RopeScaling::None,
+        "linear_x2" => stretch(RopeKind::Linear, 2),
+        "linear_x4" => stretch(RopeKind::Linear, 4),
+        "dynamic_x2" => stretch(RopeKind::Dynamic, 2),
+        "yarn_x2" => stretch(RopeKind::Yarn, 2),
+        "yarn_x4" => stretch(RopeKind::Yarn, 4),
+        other => panic!("unknown scaling {other}"),
+    }
+}
+
+fn length(window: &Value) -> u64 {
+    window["ctx"].as_u64().unwrap()
+}
+
+/// The novel's first window of 2,048 tokens, under every scaling.
+#[test]
+fn perplexities_of_a_novel() {
+    check_perplexities("perplexities_of_a_novel", 5, |window| {
+        length(window) == 2048
+            && window["start"] == 18432
+            && window["doc"] != "eval/bible_kjv_epistles.txt"
+    });
+}
+
+/// All windows of 2,048 and of 4,096 tokens, under every scaling.
+#[test]
+#[ignore = "takes six minutes on two cores"]
+fn perplexities_at_2k_and_4k() {
+    check_perplexities("perplexities_at_2k_and_4k", 30, |window| {
+        [2048, 4096].contains(&length(window))
+    });
 }

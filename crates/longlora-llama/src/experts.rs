@@ -78,3 +78,59 @@ impl Chosen {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::{Device, Distribution};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::LlamaConfig;
+    use crate::mlp::FeedForward;
+
+    fn experts(per_token: usize) -> Experts {
+        let Value::Object(config) = json!({
+            "model_type": "mixtral", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "max_position_embeddings": 8, "num_local_experts": 5, "num_experts_per_tok": per_token,
+        }) else {
+            unreachable!("the literal is an object")
+        };
+        let device = Device::default();
+        device.seed(7);
+        let config = LlamaConfig::from_hugging_face(config, Path::new("config.json")).unwrap();
+        let llama = config.init(&device);
+        match llama.model.layers.into_iter().next().map(|block| block.mlp) {
+            Some(FeedForward::Experts(experts)) => experts,
+            other => panic!("needs experts, got {other:?}"),
+        }
+    }
+
+    /// The obvious twin: every expert computes every token, and the weights of those not chosen are zero.
+    fn dense(experts: &Experts, x: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let x = x.reshape([batch * seq, width]);
+        let scores = experts.gate.forward(x.clone());
+        let smallest = scores.clone().topk(experts.per_token, 1).min_dim(1);
+        let hidden = scores.clone().lower(smallest.expand(scores.dims()));
+        let weights = softmax(scores.mask_fill(hidden, f32::NEG_INFINITY), 1);
+        let parts = experts.experts.iter().enumerate().map(|(index, expert)| {
+            expert.forward(x.clone(), None) * weights.clone().narrow(1, index, 1)
+        });
+        parts.reduce(|sum, part| sum + part).unwrap().reshape([batch, seq, width])
+    }
+
+    #[test]
+    fn tokens_sent_to_their_experts_come_back_as_if_all_had_computed_all() {
+        for per_token in [1, 2, 5] {
+            let experts = experts(per_token);
+            let x = Tensor::random([2, 33, 16], Distribution::Default, &Device::default()) * 30.0;
+            let (ours, theirs) = (experts.forward(x.clone()), dense(&experts, x));
+            let error = (ours - theirs.clone()).abs().max() / theirs.abs().max();
+            let error = error.into_scalar::<f32>();
+            assert!(error < 1e-6, "{per_token} of 5 experts: off by {error:e}");
+        }
+    }
+}
