@@ -10,7 +10,7 @@ use burn::train::{InferenceStep, Learner, TrainStep};
 use longlora_adapters::{
     AdapterConfig, LoraConfig, RopeGranularity, RopeOffsetConfig, TargetModule,
 };
-use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
+use longlora_attention::{AttentionPattern, GroupSize, Shift};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::{Llama, LlamaConfig, Selection, collect, loss_and_gradient};
 use longlora_train::{
@@ -18,7 +18,7 @@ use longlora_train::{
 };
 use serde_json::json;
 
-use crate::fixture::{Tensors, step_batch, windows};
+use crate::fixture::{Tensors, windows};
 use crate::gradients::{absolute_error, check_close, of_reference, of_step, relative_error};
 use crate::random::{config, redraw, tokens, window};
 
@@ -342,29 +342,6 @@ fn each_kind_of_parameter_moves_at_its_own_rate() {
             }
         }
     }
-}
-
-#[test]
-fn greedy_continuation_takes_the_likeliest_token_until_the_end_of_the_text() {
-    let mut llama = redraw(config(json!({})).init(&Device::default()), 13);
-    let prompt = tokens(7, VOCAB, 8);
-    let mut text = prompt.clone();
-    for _ in 0..6 {
-        let batch = step_batch(&[text.clone()]);
-        let pass = llama.pass(AttentionPattern::Full, &Layout::dense(1, text.len()));
-        let logits = llama.logits(batch.micro_batches[0].inputs(&llama.device()), &pass);
-        let last: Vec<f32> = logits.narrow(1, text.len() - 1, 1).into_data().iter().collect();
-        let likeliest = (0..VOCAB).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
-        text.push(likeliest as u32);
-    }
-    let continuation = text.split_off(prompt.len());
-    assert_eq!(llama.generate_greedy(&prompt, 6), continuation);
-    assert!(llama.generate_greedy(&prompt, 0).is_empty());
-
-    let end = continuation[4];
-    let first_end = continuation.iter().position(|&token| token == end).unwrap();
-    llama.config.eos_token_ids = vec![end];
-    assert_eq!(llama.generate_greedy(&prompt, 6), continuation[..first_end]);
 }
 
 /// Three steps with warm-up, clipping and three learning rates.

@@ -1,11 +1,13 @@
 //! Rotating queries and keys.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 
 use crate::rope_offset::RopeOffset;
 use crate::rope_scaling::RopeConfig;
 
-/// Rotary position embedding of one forward pass: positions `0 .. seq`, frequencies after scaling.
+/// Rotary position embedding of one forward pass: its positions, and the frequencies after scaling.
 #[derive(Debug, Clone)]
 pub struct Rotary {
     inv_freq: Tensor<1>,
@@ -22,13 +24,25 @@ pub struct RotaryTables {
 }
 
 impl Rotary {
-    /// Prepares `seq` positions. Angles are f32, as in transformers.
+    /// Prepares the positions `0 .. seq` of a text of `seq` tokens.
     pub fn new(config: &RopeConfig, seq: usize, device: &Device) -> Self {
-        let frequencies = config.frequencies(seq);
+        Self::at(config, 0..seq, seq, device)
+    }
+
+    /// Prepares some positions of a text of `length` tokens, by which dynamic and longrope choose their frequencies.
+    /// Angles are f32, as in transformers.
+    pub fn at(
+        config: &RopeConfig,
+        positions: Range<usize>,
+        length: usize,
+        device: &Device,
+    ) -> Self {
+        let frequencies = config.frequencies(length);
+        let seq = positions.len();
         let pairs = frequencies.inv_freq.len();
         let inv_freq =
             Tensor::<1>::from_data(TensorData::new(frequencies.inv_freq, [pairs]), device);
-        let positions: Vec<f32> = (0..seq).map(|position| position as f32).collect();
+        let positions: Vec<f32> = positions.map(|position| position as f32).collect();
         let positions = Tensor::<1>::from_data(TensorData::new(positions, [seq]), device);
         let attention_factor = frequencies.attention_factor;
         let plain = tables(inv_freq.clone().unsqueeze(), positions.clone(), attention_factor);
@@ -167,6 +181,23 @@ mod tests {
             let half_rotated = Tensor::cat(vec![high.neg(), low], 3);
             let theirs = x.clone() * double(&tables.cos) + half_rotated * double(&tables.sin);
             assert_eq!(numbers(tables.rotate(x.clone())), numbers(theirs));
+        }
+    }
+
+    /// Dynamic scaling has other frequencies for every length: those of the whole text count.
+    #[test]
+    fn a_part_of_a_text_turns_as_it_does_within_the_whole_to_the_bit() {
+        let device = Device::flex();
+        let dynamic = RopeScaling::Dynamic { factor: 4.0, original: Some(5) };
+        for scaling in [RopeScaling::None, dynamic] {
+            let config = config(HEAD_DIM, scaling);
+            for offset in offsets(&device) {
+                let x = random([1, 2 * KV_HEADS, SEQ, HEAD_DIM], 11, &device);
+                let whole = Rotary::new(&config, SEQ, &device).tables(offset.as_ref());
+                let part = Rotary::at(&config, 4..9, SEQ, &device).tables(offset.as_ref());
+                let ours = part.rotate(x.clone().narrow(2, 4, 5));
+                assert_eq!(numbers(ours), numbers(whole.rotate(x).narrow(2, 4, 5)));
+            }
         }
     }
 

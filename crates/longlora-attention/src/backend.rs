@@ -12,6 +12,9 @@ use crate::tiled;
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait AttentionBackend: Backend {
     /// `out`: shaped like `q`; `lse`: `[batch, heads, seq, 1]`, natural log, always f32: the backward subtracts it.
+    ///
+    /// With fewer queries than the segments have positions, the queries are those of the last ones: over a cache, where
+    /// nothing is differentiated.
     fn segment_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

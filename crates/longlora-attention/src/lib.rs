@@ -12,7 +12,8 @@
 //! A [`AttentionPattern`] is what is asked for; [`AttentionPattern::plan`] turns it, with the lengths and document
 //! starts of a batch, into [`Segments`]: the spans of positions inside which attention is causal. Full attention,
 //! shifted groups, packed documents and ragged tails are all segments, so there is one operation, [`attention`], and
-//! one meaning, spelled out in [`reference::attention`].
+//! one meaning, spelled out in [`reference::attention`]. [`attention_over_cache`] is the same for new tokens alone, over
+//! the keys and values of all: for inference.
 
 mod pattern;
 mod group_size;
@@ -30,6 +31,6 @@ mod tests;
 
 pub use group_size::GroupSize;
 pub use layout::{Layout, Row};
-pub use op::attention;
+pub use op::{attention, attention_over_cache};
 pub use pattern::{AttentionPattern, PatternError, Shift};
 pub use segments::{AttentionPlan, Segments, Spans};

@@ -6,6 +6,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Tensor, assert_shape};
 
 use crate::backend::AttentionBackend;
+use crate::layout::Layout;
 use crate::segments::Segments;
 
 /// Causal attention inside segments, differentiable in `q`, `k` and `v`.
@@ -46,10 +47,7 @@ pub fn attention(
     let kv_heads = k.dims()[1];
     assert_shape!(k, [batch, kv_heads, seq, head_dim]);
     assert_shape!(v, [batch, kv_heads, seq, head_dim]);
-    assert!(
-        kv_heads > 0 && heads.is_multiple_of(kv_heads),
-        "needs whole groups of query heads, got {heads} heads for {kv_heads} kv heads"
-    );
+    assert_whole_groups(heads, kv_heads);
     assert!(
         segments.rows.len() == batch && segments.seq == seq,
         "needs segments of {batch} rows of {seq} tokens, got {} of {}",
@@ -64,4 +62,56 @@ pub fn attention(
         softmax_scale,
     );
     Tensor::from_dispatch(out)
+}
+
+/// Causal attention of the last `seq` positions of a text over the keys and values of all of it: for a text that is read
+/// in chunks, or written token by token. Inference only.
+///
+/// The query at position `past + i` sees the keys at positions `j <= past + i` and, with a window `w`,
+/// `j > past + i - w`: the last rows of [`attention`] over everything. Keys and values may be views of larger tensors
+/// along their positions; they are read where they are.
+///
+/// # Shapes
+/// - `q`, result: `[batch, heads, seq, head_dim]`
+/// - `k`, `v`: `[batch, kv_heads, past + seq, head_dim]`, `heads` a multiple of `kv_heads`
+///
+/// # Panics
+/// If a shape does not fit the others, the window is empty, or gradients are tracked: there is no backward.
+pub fn attention_over_cache(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    window: Option<usize>,
+    softmax_scale: f32,
+) -> Tensor<4> {
+    let [batch, heads, seq, head_dim] = q.dims();
+    let [_, kv_heads, length, _] = k.dims();
+    assert_shape!(k, [batch, kv_heads, length, head_dim]);
+    assert_shape!(v, [batch, kv_heads, length, head_dim]);
+    assert_whole_groups(heads, kv_heads);
+    assert!(seq <= length, "needs a key for each query, got {seq} queries over {length} keys");
+    assert!(
+        ![&q, &k, &v].iter().any(|x| x.is_tracked()),
+        "attention over a cache has no gradient, but a tensor is tracked"
+    );
+    let segments = Segments::full(&Layout::dense(batch, length));
+    let segments = match window {
+        None => segments,
+        Some(window) => segments.with_window(window),
+    };
+    let (out, _lse) = Dispatch::segment_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        Arc::new(segments),
+        softmax_scale,
+    );
+    Tensor::from_dispatch(out)
+}
+
+fn assert_whole_groups(heads: usize, kv_heads: usize) {
+    assert!(
+        kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "needs whole groups of query heads, got {heads} heads for {kv_heads} kv heads"
+    );
 }

@@ -4,7 +4,8 @@ use burn::backend::{Backend, tensor::FloatTensor};
 
 /// Queries, keys and values, or their gradients.
 ///
-/// `q`: `[batch, heads, seq, head_dim]`; `k`, `v`: `[batch, kv_heads, seq, head_dim]`.
+/// `q`: `[batch, heads, seq, head_dim]`; `k`, `v`: `[batch, kv_heads, seq, head_dim]`, or longer in the forward over a
+/// cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Qkv<B: Backend> {
     pub(crate) q: FloatTensor<B>,

@@ -9,13 +9,14 @@ use crate::segments::Segments;
 /// Finite, so that no gradient becomes NaN; its exponential is exactly zero in f32.
 const HIDDEN_SCORE: f32 = -1e30;
 
-/// Attention inside `segments`, as [`crate::attention`] means it.
+/// Attention inside `segments`, as [`crate::attention`] means it and, where there are fewer queries than keys, as
+/// [`crate::attention_over_cache`] does: the queries are those of the last positions.
 ///
 /// `out = softmax(softmax_scale · q·kᵀ, hidden scores removed) · v`
 ///
 /// # Shapes
 /// - `q`, result: `[batch, heads, seq, head_dim]`
-/// - `k`, `v`: `[batch, kv_heads, seq, head_dim]`
+/// - `k`, `v`: `[batch, kv_heads, past + seq, head_dim]`, the segments' length
 pub fn attention(
     q: Tensor<4>,
     k: Tensor<4>,
@@ -23,8 +24,9 @@ pub fn attention(
     segments: &Segments,
     softmax_scale: f32,
 ) -> Tensor<4> {
-    let heads = q.dims()[1];
+    let [_, heads, seq, _] = q.dims();
     let masked_out = masked_out(segments, heads, &q.device());
+    let masked_out = masked_out.narrow(2, segments.seq - seq, seq);
     let scores = q.matmul(repeat_kv(k, heads).swap_dims(2, 3)).mul_scalar(softmax_scale);
     softmax(scores.mask_fill(masked_out, HIDDEN_SCORE), 3).matmul(repeat_kv(v, heads))
 }

@@ -22,10 +22,11 @@ pub(crate) fn forward<B: Backend>(
     softmax_scale: f32,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let [batch, heads, seq, _] = qkv.q.shape().dims::<4>();
+    let past = segments.seq - seq;
     let device = qkv.q.device();
     let mut out = B::float_zeros(qkv.q.shape(), &device, qkv.q.dtype().into());
     let mut lse = B::float_zeros(Shape::new([batch, heads, seq, 1]), &device, FloatDType::F32);
-    for tile in tiles(segments, heads, qkv.k.shape().dims::<4>()[1]) {
+    for tile in tiles(segments, past, heads, qkv.k.shape().dims::<4>()[1]) {
         let scores = tile.scores::<B>(qkv, segments, softmax_scale);
         let max = B::float_max_dim(scores.clone(), 3);
         let weights = B::float_exp(B::float_sub(scores, max.clone()));
@@ -51,7 +52,7 @@ pub(crate) fn backward<B: Backend>(
     let heads = qkv.q.shape().dims::<4>()[1];
     let zeros = |x: &FloatTensor<B>| B::float_zeros(x.shape(), &x.device(), FloatDType::F32);
     let mut gradient = Qkv::<B> { q: zeros(&qkv.q), k: zeros(&qkv.k), v: zeros(&qkv.v) };
-    for tile in tiles(segments, heads, qkv.k.shape().dims::<4>()[1]) {
+    for tile in tiles(segments, 0, heads, qkv.k.shape().dims::<4>()[1]) {
         let scores = tile.scores::<B>(qkv, segments, softmax_scale);
         let weights = B::float_exp(B::float_sub(scores, tile.queries_of::<B>(&saved.lse)));
         let d_out = tile.queries_of::<B>(&d_out);
@@ -82,16 +83,18 @@ struct Tile {
     span_start: usize,
     queries: Range<usize>,
     keys: Range<usize>,
+    /// Positions before the first query.
+    past: usize,
 }
 
-fn tiles(segments: &Segments, heads: usize, kv_heads: usize) -> Vec<Tile> {
+fn tiles(segments: &Segments, past: usize, heads: usize, kv_heads: usize) -> Vec<Tile> {
     let queries_per_kv = heads / kv_heads;
     let mut tiles = Vec::new();
     for row in 0..segments.rows.len() {
         for kv_head in 0..kv_heads {
             for heads_of_half in halves(heads, kv_head * queries_per_kv, queries_per_kv) {
                 for span in segments.spans(row, heads_of_half.start, heads) {
-                    for start in span.clone().step_by(TILE) {
+                    for start in (span.start.max(past)..span.end).step_by(TILE) {
                         let end = span.end.min(start + TILE);
                         tiles.push(Tile {
                             row,
@@ -100,6 +103,7 @@ fn tiles(segments: &Segments, heads: usize, kv_heads: usize) -> Vec<Tile> {
                             span_start: span.start,
                             queries: start..end,
                             keys: segments.first_visible(start, span.start)..end,
+                            past,
                         });
                     }
                 }
@@ -120,7 +124,7 @@ impl Tile {
         [
             Slice::from(self.row..self.row + 1),
             Slice::from(self.heads.clone()),
-            Slice::from(self.queries.clone()),
+            Slice::from(self.queries.start - self.past..self.queries.end - self.past),
             Slice::full(),
         ]
     }

@@ -105,6 +105,34 @@ pub enum DataError {
         /// The token's text.
         token: String,
     },
+    /// A chat template that is not in Jinja's language, or does what no template can do.
+    #[error("`{path}` has a chat template that cannot be rendered; take that of the model's maker")]
+    BadChatTemplate {
+        /// The file that the template is in.
+        path: PathBuf,
+        /// What the template engine said, with the line.
+        source: minijinja::Error,
+    },
+    /// A chat template without an end.
+    #[error("`{path}` has a chat template that does not come to an end; render a chat without it")]
+    EndlessChatTemplate {
+        /// The file that the template is in.
+        path: PathBuf,
+    },
+    /// Messages that the chat template refuses.
+    #[error("the chat template of `{path}` refuses the messages: {message}")]
+    ChatRefused {
+        /// The file that the template is in.
+        path: PathBuf,
+        /// The template's own words.
+        message: String,
+    },
+    /// Chat templates by name, none of which is the one to take.
+    #[error("`{path}` has a `chat_template` that is no text and names no `default`; name one so")]
+    NoDefaultChatTemplate {
+        /// The tokenizer configuration.
+        path: PathBuf,
+    },
     /// Text, and nothing to turn it into tokens.
     #[error("`{path}` is text, and there is no tokenizer; give one or a .json file of token ids")]
     TokenizerNeeded {

@@ -42,7 +42,11 @@
 mod error;
 mod document;
 mod tokenizer;
+mod decode_stream;
 mod bpe;
+mod chat;
+mod chat_json;
+mod strftime;
 mod window;
 mod order;
 mod batch;
@@ -52,7 +56,9 @@ mod companions;
 
 pub use batch::{IGNORED_TARGET, TokenBatch};
 pub use bpe::train_byte_level_bpe;
+pub use chat::{ChatTemplate, Message};
 pub use companions::copy_companions;
+pub use decode_stream::DecodeStream;
 pub use document::{Content, Corpus, Document, SourceFile};
 pub use error::DataError;
 pub use order::Order;

@@ -66,7 +66,18 @@ impl Tokenizer {
 
     /// The ids of a text, with the special tokens that this tokenizer adds to every text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = self.inner.encode_fast(text, true);
+        self.encode_with(text, true)
+    }
+
+    /// The ids of a text that already has its special tokens, as a rendered
+    /// [`ChatTemplate`](crate::ChatTemplate) does: those spelled out in it become their ids, none
+    /// is added.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.encode_with(text, false)
+    }
+
+    fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
         let encoding =
             encoding.map_err(|source| DataError::Encode { bytes: text.len(), source })?;
         Ok(encoding.get_ids().to_vec())
@@ -79,6 +90,11 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         let text = self.inner.decode(ids, true);
         text.map_err(|source| DataError::Decode { tokens: ids.len(), source })
+    }
+
+    /// Whether a token stands for a single byte, as `<0x0A>` does in sentencepiece's vocabularies.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some_and(|token| is_byte_token(&token))
     }
 
     /// One more than the largest id, added tokens included.
@@ -125,6 +141,12 @@ impl Tokenizer {
     }
 }
 
+/// `<0x00>` to `<0xFF>`.
+pub(crate) fn is_byte_token(token: &str) -> bool {
+    let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+}
+
 fn config_beside(tokenizer: &Path) -> PathBuf {
     tokenizer.with_file_name("tokenizer_config.json")
 }
@@ -164,7 +186,14 @@ fn read_special_tokens(
     })
 }
 
-fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
+/// A `tokenizer_config.json` as it is; an object or an error.
+pub(crate) fn parse_config(path: &Path, content: &[u8]) -> Result<serde_json::Value, DataError> {
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(content);
+    let bad = |source| DataError::BadTokenizerConfig { path: path.into(), source };
+    object.map(serde_json::Value::Object).map_err(bad)
+}
+
+pub(crate) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -5,6 +5,7 @@ use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
 
 use crate::attention::SelfAttention;
+use crate::cache::{CachedPass, LayerCache};
 use crate::mlp::FeedForward;
 use crate::pass::Pass;
 
@@ -32,5 +33,22 @@ impl Block {
         let x = self.post_attention_layernorm.forward(hidden_states.clone());
         let dropout = pass.dropout.map(|dropout| dropout.part(layer as u64));
         hidden_states + self.mlp.forward(x, dropout)
+    }
+
+    /// The same of new tokens alone, after those that `cache` holds.
+    ///
+    /// # Shapes
+    /// - `hidden_states`, result: `[1, seq, hidden_size]`
+    pub(crate) fn forward_cached(
+        &self,
+        hidden_states: Tensor<3>,
+        layer: usize,
+        cache: &mut LayerCache,
+        pass: &CachedPass,
+    ) -> Tensor<3> {
+        let x = self.input_layernorm.forward(hidden_states.clone());
+        let hidden_states = hidden_states + self.self_attn.forward_cached(x, layer, cache, pass);
+        let x = self.post_attention_layernorm.forward(hidden_states.clone());
+        hidden_states + self.mlp.forward(x, None)
     }
 }

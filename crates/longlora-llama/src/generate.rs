@@ -1,36 +1,148 @@
-//! Plain greedy continuation.
+//! Writing on, token by token.
 
-use burn::tensor::{Int, Tensor, TensorData};
-use longlora_attention::{AttentionPattern, Layout};
+use std::ops::ControlFlow;
 
+use burn::tensor::Tensor;
+
+use crate::cache::{CacheKind, KvCache, Streaming};
 use crate::llama::Llama;
+use crate::sampling::{Sampler, Sampling};
+
+/// How a text is continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// Tokens to add at most.
+    pub max_new_tokens: usize,
+    /// How each is chosen.
+    pub sampling: Sampling,
+    /// Tokens that a token sees at most, itself included; `None` for all before it.
+    pub window: Option<usize>,
+    /// For text without an end: what stays in the cache. Goes without `window`.
+    pub streaming: Option<Streaming>,
+    /// Tokens of the prompt that are read at once; more of them need more memory, not less time.
+    pub prefill_chunk: usize,
+}
+
+/// 64 of the likeliest tokens.
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 64,
+            sampling: Sampling::default(),
+            window: None,
+            streaming: None,
+            prefill_chunk: 512,
+        }
+    }
+}
+
+/// What was added to a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The new tokens, without one that ends the text.
+    pub ids: Vec<u32>,
+    /// Why there are no more.
+    pub stop: StopReason,
+}
+
+/// Why a text was not continued further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model ended it.
+    EndOfText,
+    /// It has as many new tokens as were asked for.
+    Length,
+    /// The caller wanted no more.
+    Stopped,
+}
+
+impl GenerateOptions {
+    /// What a cache for a text of `prompt` tokens and its continuation keeps.
+    pub fn cache_kind(&self, prompt: usize) -> CacheKind {
+        match self.streaming {
+            Some(streaming) => CacheKind::Streaming(streaming),
+            None => {
+                let length = prompt.saturating_add(self.max_new_tokens);
+                CacheKind::Whole { length, window: self.window }
+            }
+        }
+    }
+}
 
 impl Llama {
-    /// Continues `prompt` by the likeliest token, up to `max_new_tokens` times or to an end-of-text token, which is not
-    /// returned. Attends in full and runs the whole text anew for each token.
+    /// Continues `prompt`. Each new token goes to `on_token` as soon as it is known, but for one that ends the text.
+    ///
+    /// Dynamic and longrope take their frequencies for the prompt and all `max_new_tokens`, from the first token on; see
+    /// [`CacheKind::Whole`].
     ///
     /// # Panics
-    /// If `prompt` is empty.
-    pub fn generate_greedy(&self, prompt: &[u32], max_new_tokens: usize) -> Vec<u32> {
-        assert!(!prompt.is_empty(), "needs at least one token to continue");
-        let mut ids = prompt.to_vec();
-        for _ in 0..max_new_tokens {
-            let next = self.likeliest_next(&ids);
-            if self.config.eos_token_ids.contains(&next) {
-                break;
-            }
-            ids.push(next);
-        }
-        ids.split_off(prompt.len())
+    /// If `prompt` is empty or holds ids outside the vocabulary, or if the model tracks gradients.
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Generated {
+        let mut cache = KvCache::new(self, options.cache_kind(prompt.len()));
+        self.generate_after(prompt, &mut cache, options, on_token)
     }
 
-    fn likeliest_next(&self, ids: &[u32]) -> u32 {
-        let seq = ids.len();
-        let pass = self.pass(AttentionPattern::Full, &Layout::dense(1, seq));
-        let data: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(data, [1, seq]), &self.device());
-        let last = self.hidden(ids, &pass).narrow(1, seq - 1, 1).squeeze_dim::<2>(1);
-        let next = last.matmul(self.head()).argmax(1).into_data();
-        next.iter::<u32>().next().expect("argmax of one row is one index")
+    /// Reads `new` after the tokens of the cache, and continues it: a turn of a conversation. Of the options, those that
+    /// describe a cache do not count.
+    ///
+    /// The last new token is known, but not read: it is not in the cache.
+    ///
+    /// # Panics
+    /// As [`Llama::generate`], or if the cache cannot hold all tokens.
+    pub fn generate_after(
+        &self,
+        new: &[u32],
+        cache: &mut KvCache,
+        options: &GenerateOptions,
+        on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Generated {
+        let mut hidden = self.prefill(new, cache, options.prefill_chunk);
+        let mut text = cache.tokens().to_vec();
+        self.write(&mut text, options, on_token, |text| {
+            if let [.., last] = text
+                && text.len() > cache.tokens().len()
+            {
+                hidden = self.advance(&[*last], cache);
+            }
+            hidden.clone()
+        })
+    }
+
+    /// Chooses tokens until there is a reason to stop; `read` returns the hidden state of the last token of a text.
+    pub(crate) fn write(
+        &self,
+        text: &mut Vec<u32>,
+        options: &GenerateOptions,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+        mut read: impl FnMut(&[u32]) -> Tensor<2>,
+    ) -> Generated {
+        let prompt = text.len();
+        let mut sampler = Sampler::new(&options.sampling);
+        let mut stop = StopReason::Length;
+        while text.len() < prompt + options.max_new_tokens {
+            let next = sampler.next(self.next_logits(read(text)), text);
+            if self.config.eos_token_ids.contains(&next) {
+                stop = StopReason::EndOfText;
+                break;
+            }
+            text.push(next);
+            if on_token(next).is_break() {
+                stop = StopReason::Stopped;
+                break;
+            }
+        }
+        Generated { ids: text.split_off(prompt), stop }
+    }
+
+    /// The scores of every next token; `hidden`: `[1, hidden_size]`.
+    ///
+    /// A tied head is a transposed view of the embedding table: it is multiplied as it lies, and not copied.
+    fn next_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
+        hidden.matmul(self.head()).into_data().iter().collect()
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A [`Pass`] carries what all blocks of one forward share: the attention plan, the rotary tables, the dropout. Any
-//! pattern can be chosen for any pass; the weights know nothing of it.
+//! pattern can be chosen for any pass; the weights know nothing of it. A [`KvCache`] keeps what was read, for
+//! [`Llama::generate`].
 
 mod family;
 mod config;
@@ -20,7 +21,10 @@ mod block;
 mod llama;
 mod init;
 mod cross_entropy;
+mod cache;
+mod sampling;
 mod generate;
+pub mod reference;
 mod attach;
 mod trainable;
 mod names;
@@ -38,17 +42,20 @@ pub use adapter::{AdapterFacts, load_adapter, save_adapter};
 pub use agreement::{Agreement, agreement};
 pub use attention::SelfAttention;
 pub use block::Block;
+pub use cache::{CacheKind, KvCache, Streaming};
 pub use config::{ExpertsConfig, LlamaConfig};
 pub use cross_entropy::{LossAndGradient, loss_and_gradient};
 pub use error::LlamaError;
 pub use experts::Experts;
 pub use family::{Family, Setting, WindowRule};
 pub use files::{read_tensors, write_atomically, write_tensors};
+pub use generate::{GenerateOptions, Generated, StopReason};
 pub use gguf::save_gguf;
 pub use llama::{Llama, LlamaModel};
 pub use mlp::{FeedForward, Mlp};
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
+pub use sampling::{Sampling, SamplingError};
 pub use trainable::{Trainable, count_trainable};
 pub use weights::{MAX_SHARD_BYTES, load_pretrained, load_weights, save_pretrained};
 

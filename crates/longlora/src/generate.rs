@@ -26,7 +26,11 @@ impl Generate {
         let prompt = tokenizer.encode(&self.prompt)?;
         anyhow::ensure!(!prompt.is_empty(), "the prompt has no tokens; give some text");
         let llama = self.model.load(None)?;
-        let next = llama.generate_greedy(&prompt, self.max_new_tokens);
+        let options = longlora_llama::GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            ..Default::default()
+        };
+        let next = llama.generate(&prompt, &options, |_| std::ops::ControlFlow::Continue(())).ids;
         print(&tokenizer.decode(&[prompt, next].concat())?);
         Ok(())
     }

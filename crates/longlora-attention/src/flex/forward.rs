@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::exp::{exp_and_sum, max};
 use super::gemm::{Left, Right, multiply_add, transpose};
-use super::problem::{Piece, Problem, tiles};
+use super::problem::{Keys, Piece, Problem, tiles};
 
 /// Queries and keys per tile: scores, a transposed key tile and a value tile share the first-level cache.
 const TILE: usize = 64;
@@ -16,14 +16,14 @@ const TILE: usize = 64;
 pub(super) fn forward(
     problem: &Problem<'_>,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Keys<'_>,
+    v: Keys<'_>,
 ) -> (Vec<f32>, Vec<f32>) {
     let arch = pulp::Arch::new();
     let pieces = problem.pieces();
     let query_tiles: Vec<(&Piece, Range<usize>)> = pieces
         .iter()
-        .flat_map(|piece| tiles(piece.span.clone(), TILE).map(move |queries| (piece, queries)))
+        .flat_map(|piece| tiles(problem.queries(piece), TILE).map(move |queries| (piece, queries)))
         .collect();
     let results: Vec<(Vec<f32>, Vec<f32>)> = query_tiles
         .par_iter()
@@ -46,8 +46,8 @@ struct QueryTile<'a> {
     piece: &'a Piece,
     queries: Range<usize>,
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    k: Keys<'a>,
+    v: Keys<'a>,
 }
 
 impl WithSimd for QueryTile<'_> {
@@ -69,9 +69,9 @@ impl WithSimd for QueryTile<'_> {
 
         let first_key = problem.segments.first_visible(queries.start, piece.span.start);
         for keys in tiles(first_key..queries.end, TILE) {
-            let range = problem.key_range(piece, &keys);
+            let kv_head = piece.head / problem.queries_per_kv();
             let columns = keys.len();
-            transpose(&k[range.clone()], width, &mut k_transposed, TILE);
+            transpose(k.at(piece.row, kv_head, &keys), width, &mut k_transposed, TILE);
             scores.fill(0.0);
             let right = Right { data: &k_transposed, columns, stride: TILE };
             multiply_add(simd, &mut scores, TILE, Left::rows(&q, rows, width, width), right);
@@ -92,7 +92,8 @@ impl WithSimd for QueryTile<'_> {
                 out[i * width..(i + 1) * width].iter_mut().for_each(|x| *x *= shrink);
             }
             let weights = Left::rows(&scores, rows, columns, TILE);
-            let values = Right { data: &v[range], columns: width, stride: width };
+            let values = v.at(piece.row, kv_head, &keys);
+            let values = Right { data: values, columns: width, stride: width };
             multiply_add(simd, &mut out, width, weights, values);
         }
         for (out, sum) in out.chunks_exact_mut(width).zip(&row_sum) {

@@ -6,6 +6,7 @@
 mod exp;
 mod gemm;
 mod forward;
+mod decode;
 mod gradient;
 mod problem;
 
@@ -21,7 +22,7 @@ use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 use crate::tiled;
 
-use problem::Problem;
+use problem::{Keys, Problem};
 
 impl AttentionBackend for Flex {
     fn segment_attention(
@@ -36,8 +37,14 @@ impl AttentionBackend for Flex {
             return tiled::forward::<Self>(&qkv, &segments, softmax_scale);
         }
         let problem = Problem::new(&qkv, &segments, softmax_scale);
-        let [q, k, v] = [&qkv.q, &qkv.k, &qkv.v].map(FloatTensor::<Self>::to_contiguous);
-        let (out, lse) = forward::forward(&problem, floats(&q), floats(&k), floats(&v));
+        let (q, k, v) = (qkv.q.to_contiguous(), in_runs(&qkv.k), in_runs(&qkv.v));
+        let [k, v] =
+            [&k, &v].map(|x| Keys::of(x).expect("the positions of a head were put in one run"));
+        let (out, lse) = if decode::applies(&problem) {
+            decode::decode(&problem, floats(&q), k, v)
+        } else {
+            forward::forward(&problem, floats(&q), k, v)
+        };
         (tensor(out, problem.q_shape()), tensor(lse, problem.lse_shape()))
     }
 }
@@ -65,6 +72,11 @@ impl AttentionGradient for Flex {
             v: tensor(dv, problem.k_shape()),
         }
     }
+}
+
+/// The same keys, copied only if they cannot be read as they lie.
+fn in_runs(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if Keys::of(x).is_some() { x.clone() } else { x.to_contiguous() }
 }
 
 fn floats(x: &FloatTensor<Flex>) -> &[f32] {

@@ -2,17 +2,20 @@
 
 use std::ops::Range;
 
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 
 use crate::qkv::Qkv;
 use crate::segments::Segments;
 
-/// Sizes and segments of one call.
+/// Sizes and segments of one call: the queries of the last `seq` positions, the keys of all.
 pub(super) struct Problem<'a> {
     pub(super) batch: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) seq: usize,
+    /// Positions before the first query; zero but over a cache.
+    pub(super) past: usize,
     pub(super) head_dim: usize,
     pub(super) softmax_scale: f32,
     pub(super) segments: &'a Segments,
@@ -30,7 +33,8 @@ impl<'a> Problem<'a> {
     pub(super) fn new(qkv: &Qkv<Flex>, segments: &'a Segments, softmax_scale: f32) -> Self {
         let [batch, heads, seq, head_dim] = qkv.q.shape().dims();
         let [_, kv_heads, _, _] = qkv.k.shape().dims();
-        Self { batch, heads, kv_heads, seq, head_dim, softmax_scale, segments }
+        let past = segments.seq - seq;
+        Self { batch, heads, kv_heads, seq, past, head_dim, softmax_scale, segments }
     }
 
     pub(super) fn q_shape(&self) -> [usize; 4] {
@@ -38,40 +42,51 @@ impl<'a> Problem<'a> {
     }
 
     pub(super) fn k_shape(&self) -> [usize; 4] {
-        [self.batch, self.kv_heads, self.seq, self.head_dim]
+        [self.batch, self.kv_heads, self.segments.seq, self.head_dim]
     }
 
     pub(super) fn lse_shape(&self) -> [usize; 4] {
         [self.batch, self.heads, self.seq, 1]
     }
 
-    /// Every span of every head and row.
+    /// Every span of every head and row that holds queries.
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let rows_and_heads =
             (0..self.batch).flat_map(|row| (0..self.heads).map(move |head| (row, head)));
         let pieces = rows_and_heads.flat_map(|(row, head)| {
             let spans = self.segments.spans(row, head, self.heads).iter().cloned();
+            let spans = spans.filter(|span| span.end > self.past);
             spans.map(move |span| Piece { row, head, span })
         });
         pieces.collect()
     }
 
+    /// The positions of a piece that have queries.
+    pub(super) fn queries(&self, piece: &Piece) -> Range<usize> {
+        piece.span.start.max(self.past)..piece.span.end
+    }
+
+    /// Query heads per kv head.
+    pub(super) fn queries_per_kv(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
     /// Where positions of a query head lie in a query-shaped array.
     pub(super) fn query_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
-        let start = (piece.row * self.heads + piece.head) * self.seq;
-        (start + positions.start) * self.head_dim..(start + positions.end) * self.head_dim
+        let Range { start, end } = self.lse_range(piece, positions);
+        start * self.head_dim..end * self.head_dim
     }
 
     /// Where positions of a query head lie in an array with one number per query.
     pub(super) fn lse_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
         let start = (piece.row * self.heads + piece.head) * self.seq;
-        start + positions.start..start + positions.end
+        start + positions.start - self.past..start + positions.end - self.past
     }
 
     /// Where positions of the key head that a query head shares lie in a key-shaped array.
     pub(super) fn key_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
-        let kv_head = piece.head / (self.heads / self.kv_heads);
-        let start = (piece.row * self.kv_heads + kv_head) * self.seq;
+        let kv_head = piece.head / self.queries_per_kv();
+        let start = (piece.row * self.kv_heads + kv_head) * self.segments.seq;
         (start + positions.start) * self.head_dim..(start + positions.end) * self.head_dim
     }
 
@@ -82,6 +97,38 @@ impl<'a> Problem<'a> {
         let first = self.segments.first_visible(query, piece.span.start).max(keys.start);
         let end = (query + 1).clamp(keys.start, keys.end);
         first.min(end) - keys.start..end - keys.start
+    }
+}
+
+/// Keys or values whose positions follow one another within a head, while heads and rows may lie apart: those of a
+/// cache, which has room for more, are read where they are.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    data: &'a [f32],
+    row_stride: usize,
+    head_stride: usize,
+    head_dim: usize,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of a tensor `[batch, kv_heads, positions, head_dim]`, unless they have to be copied first.
+    pub(super) fn of(x: &'a FloatTensor<Flex>) -> Option<Self> {
+        let [_, _, positions, head_dim] = x.shape().dims();
+        let strides: Option<Vec<usize>> =
+            x.layout().strides().iter().map(|&stride| usize::try_from(stride).ok()).collect();
+        let &[row_stride, head_stride, stride, entry_stride] = strides?.as_slice() else {
+            return None;
+        };
+        let in_one_run =
+            (entry_stride == 1 || head_dim == 1) && (stride == head_dim || positions == 1);
+        let data = &x.storage::<f32>()[x.layout().start_offset()..];
+        in_one_run.then_some(Self { data, row_stride, head_stride, head_dim })
+    }
+
+    /// Some positions of one kv head of one row, one after the other.
+    pub(super) fn at(&self, row: usize, kv_head: usize, positions: &Range<usize>) -> &'a [f32] {
+        let start = row * self.row_stride + kv_head * self.head_stride;
+        &self.data[start + positions.start * self.head_dim..start + positions.end * self.head_dim]
     }
 }
 
@@ -106,6 +153,7 @@ mod tests {
             heads: 1,
             kv_heads: 1,
             seq: 200,
+            past: 0,
             head_dim: 8,
             softmax_scale: 1.0,
             segments: &segments,

@@ -6,5 +6,6 @@ mod agreement;
 mod golden;
 mod gradient;
 mod op;
+mod cache;
 mod extremes;
 mod properties;

@@ -1,0 +1,483 @@
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, context};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::chat_json::to_json;
+use crate::strftime::strftime;
+use crate::tokenizer::{parse_config, read_if_present};
+use crate::{DataError, Tokenizer};
+
+/// Steps of the template engine that any conversation may take: a second of one core at most.
+const BASE_FUEL: u64 = 1_000_000;
+
+/// Steps for each message; the templates of published models take some hundreds.
+const FUEL_PER_MESSAGE: u64 = 10_000;
+
+/// Macros within macros. Published templates have a handful.
+const MAX_RECURSION: usize = 100;
+
+/// What somebody said in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who: `system`, `user` or `assistant`, for most models.
+    pub role: String,
+    /// What.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// Writes a conversation in the form a model was trained on, as its `chat_template` says.
+///
+/// Rendered as transformers 4.57 does, with the same variables, filters and functions; only
+/// `strftime_now` tells the time of UTC. Templates come from strangers: one can neither read a file
+/// nor the environment, and one that does not come to an end is an error.
+///
+/// The rendered text has its special tokens written out: encode it with
+/// [`encode_rendered`](Tokenizer::encode_rendered), which adds none.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    environment: Environment<'static>,
+    /// The special tokens by their names in `tokenizer_config.json`: `bos_token` and the like.
+    tokens: Vec<(String, String)>,
+}
+
+const TEMPLATE: &str = "chat_template";
+
+impl ChatTemplate {
+    /// Reads the template of a model's folder: `chat_template.jinja`, else the `chat_template` of
+    /// `tokenizer_config.json`, where it is one text or a list of which `default` is taken. `None`
+    /// if the folder has none, as that of a base model.
+    ///
+    /// # Errors
+    /// A configuration of another format, a list without a `default`, and a template that is not
+    /// in Jinja's language.
+    pub fn read(model: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, DataError> {
+        let folder = match model.is_dir() {
+            true => model,
+            false => model.parent().unwrap_or(Path::new("")),
+        };
+        let config_path = folder.join("tokenizer_config.json");
+        let config = match read_if_present(&config_path)? {
+            Some(content) => parse_config(&config_path, &content)?,
+            None => Json::Null,
+        };
+        let tokens = special_tokens(&config, tokenizer);
+        let path = folder.join("chat_template.jinja");
+        if let Some(content) = read_if_present(&path)? {
+            let source = String::from_utf8(content).map_err(|error| DataError::NotUtf8 {
+                path: path.clone(),
+                offset: error.utf8_error().valid_up_to(),
+            })?;
+            return Self::new(path, &source, tokens).map(Some);
+        }
+        let source = source_in_config(&config_path, &config)?;
+        source.map(|source| Self::new(config_path, source, tokens)).transpose()
+    }
+
+    pub(crate) fn new(
+        path: PathBuf,
+        source: &str,
+        tokens: Vec<(String, String)>,
+    ) -> Result<Self, DataError> {
+        let mut environment = environment();
+        // As Python's Jinja reads a source: lines end in `\n`, whatever they ended in.
+        let source = without_generation_tags(source).replace("\r\n", "\n").replace('\r', "\n");
+        let added = environment.add_template_owned(TEMPLATE, source);
+        added.map_err(|source| DataError::BadChatTemplate { path: path.clone(), source })?;
+        Ok(Self { path, environment, tokens })
+    }
+
+    /// The conversation as the model's text, up to where its next answer begins if
+    /// `add_generation_prompt` is set.
+    ///
+    /// # Errors
+    /// Messages that the template refuses, in its own words, and a template that cannot be
+    /// rendered or does not come to an end.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, DataError> {
+        self.render_at(messages, add_generation_prompt, SystemTime::now())
+    }
+
+    fn render_at(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        now: SystemTime,
+    ) -> Result<String, DataError> {
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel(messages)));
+        environment.add_function("strftime_now", move |format: &str| {
+            let unknown = || failure(format!("strftime_now does not know the format {format:?}"));
+            strftime(format, now).ok_or_else(unknown)
+        });
+        for (name, token) in &self.tokens {
+            environment.add_global(name.clone(), token.as_str());
+        }
+        let messages: Vec<Value> =
+            messages.iter().map(|Message { role, content }| context! { role, content }).collect();
+        let context = context! {
+            messages,
+            add_generation_prompt,
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        let template = environment.get_template(TEMPLATE);
+        let rendered = template.and_then(|template| template.render(context));
+        rendered.map_err(|error| self.why(error))
+    }
+
+    fn why(&self, error: minijinja::Error) -> DataError {
+        let path = self.path.clone();
+        if let Some(Refusal(message)) = refusal(&error) {
+            return DataError::ChatRefused { path, message: message.clone() };
+        }
+        match error.kind() {
+            ErrorKind::OutOfFuel => DataError::EndlessChatTemplate { path },
+            _ => DataError::BadChatTemplate { path, source: error },
+        }
+    }
+}
+
+/// What transformers gives a template, but for the variables.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the delimiters are Jinja's own"));
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_recursion_limit(MAX_RECURSION);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", |message: Value| -> Result<Value, _> {
+        Err(failure("raise_exception").with_source(Refusal(message.to_string())))
+    });
+    environment.remove_global("debug"); // not Jinja's
+    environment
+}
+
+/// Work that is linear in the conversation is let through, whatever its length.
+fn fuel(messages: &[Message]) -> u64 {
+    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64
+}
+
+/// What a template says with `raise_exception`.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Refusal {}
+
+fn refusal(error: &minijinja::Error) -> Option<&Refusal> {
+    let first: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(first), |error| (*error).source())
+        .find_map(|error| error.downcast_ref())
+}
+
+fn failure(reason: impl Into<std::borrow::Cow<'static, str>>) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, reason)
+}
+
+fn source_in_config<'a>(path: &Path, config: &'a Json) -> Result<Option<&'a str>, DataError> {
+    let no_default = || DataError::NoDefaultChatTemplate { path: path.into() };
+    match &config["chat_template"] {
+        Json::Null => Ok(None),
+        Json::String(source) => Ok(Some(source)),
+        Json::Array(named) => {
+            let default = named.iter().find(|template| template["name"] == "default");
+            let source = default.and_then(|template| template["template"].as_str());
+            source.map(Some).ok_or_else(no_default)
+        }
+        _ => Err(no_default()),
+    }
+}
+
+/// All that the configuration names, which transformers hands to templates, and those that the
+/// tokenizer knows from elsewhere.
+fn special_tokens(config: &Json, tokenizer: &Tokenizer) -> Vec<(String, String)> {
+    const NAMES: [&str; 7] = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "pad_token",
+        "sep_token",
+        "cls_token",
+        "mask_token",
+    ];
+    let configured = |name: &str| {
+        let token = &config[name];
+        Some(token.as_str().or_else(|| token["content"].as_str())?.to_string())
+    };
+    let special = tokenizer.special_tokens();
+    let known = |name: &str| {
+        let token = match name {
+            "bos_token" => &special.bos,
+            "eos_token" => &special.eos,
+            _ => &None,
+        };
+        token.as_ref().map(|token| token.content.clone())
+    };
+    let named = |name: &str| Some((name.into(), configured(name).or_else(|| known(name))?));
+    NAMES.into_iter().filter_map(named).collect()
+}
+
+/// `{% generation %}` marks what a model is trained on and changes nothing else, but Jinja does not
+/// know it: it becomes a condition that always holds.
+fn without_generation_tags(source: &str) -> String {
+    let mut parts = source.split("{%");
+    let mut plain = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        plain += "{%";
+        let tag = part.trim_start_matches(['-', '+']).trim_start();
+        let before = &part[..part.len() - tag.len()];
+        let (word, rest) = tag.split_at(tag.find(|c: char| !c.is_alphanumeric()).unwrap_or(0));
+        plain += before;
+        plain += match word {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            word => word,
+        };
+        plain += rest;
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+    use std::time::{Duration, Instant, UNIX_EPOCH};
+
+    use super::*;
+    use crate::train_byte_level_bpe;
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/chat_templates");
+
+    fn template(source: &str) -> Result<ChatTemplate, DataError> {
+        let tokens = [("bos_token".into(), "<s>".into()), ("eos_token".into(), "</s>".into())];
+        ChatTemplate::new("some/tokenizer_config.json".into(), source, tokens.into())
+    }
+
+    fn hello() -> Vec<Message> {
+        vec![Message::new("user", "Hello <b>& \"you\"</b>"), Message::new("assistant", "Hi")]
+    }
+
+    #[track_caller]
+    fn check(source: &str, expected: &str) {
+        let rendered = template(source).unwrap().render(&hello(), true);
+        assert_eq!(rendered.unwrap(), expected, "{source}");
+    }
+
+    /// Against transformers 4.57.1 and Jinja 3.1.6, for templates of published models.
+    #[test]
+    fn published_templates_render_as_in_transformers() {
+        #[derive(Deserialize)]
+        struct Expected {
+            chats: HashMap<String, Vec<Message>>,
+            templates: Vec<Template>,
+        }
+        #[derive(Deserialize)]
+        struct Template {
+            template: String,
+            bos_token: Option<String>,
+            eos_token: Option<String>,
+            renderings: Vec<Rendering>,
+        }
+        #[derive(Deserialize)]
+        struct Rendering {
+            chat: String,
+            add_generation_prompt: bool,
+            #[serde(flatten)]
+            outcome: Outcome,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Outcome {
+            Text(String),
+            Refused(String),
+            Fails(String),
+        }
+        let golden = Path::new(GOLDEN);
+        let expected = fs::read(golden.join("expected.json")).unwrap();
+        let Expected { chats, templates } = serde_json::from_slice(&expected).unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_721_995_200); // 2024-07-26
+
+        for Template { template, bos_token, eos_token, renderings } in templates {
+            let path = golden.join(format!("{template}.jinja"));
+            let source = fs::read_to_string(&path).unwrap();
+            let tokens = [("bos_token", bos_token), ("eos_token", eos_token)];
+            let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name.into(), token?)));
+            let ours = ChatTemplate::new(path, &source, tokens.collect()).unwrap();
+            for Rendering { chat, add_generation_prompt, outcome } in renderings {
+                let rendered = ours.render_at(&chats[&chat], add_generation_prompt, now);
+                match (rendered, outcome) {
+                    (Ok(ours), Outcome::Text(theirs)) => {
+                        assert_eq!(ours, theirs, "{template}, {chat}");
+                    }
+                    (Err(DataError::ChatRefused { message, .. }), Outcome::Refused(theirs)) => {
+                        assert_eq!(message, theirs, "{template}, {chat}");
+                    }
+                    (Err(DataError::BadChatTemplate { .. }), Outcome::Fails(_)) => {}
+                    (
+                        ours,
+                        Outcome::Text(theirs) | Outcome::Refused(theirs) | Outcome::Fails(theirs),
+                    ) => {
+                        panic!("{template}, {chat}: {ours:?} and not {theirs:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_transformers_gives_a_template_is_there() {
+        check("{{ bos_token }}{{ eos_token }}{{ pad_token }}", "<s></s>");
+        check("{{ messages[0]['content'] | tojson }}", r#""Hello <b>& \"you\"</b>""#);
+        check(
+            "{{ {'a': ['ü', 1, 2.5, none, true]} | tojson }}",
+            r#"{"a": ["ü", 1, 2.5, null, true]}"#,
+        );
+        check(
+            "{{ {'a': [1], 'b': {}} | tojson(indent=2) }}",
+            "{\n  \"a\": [\n    1\n  ],\n  \"b\": {}\n}",
+        );
+        check(
+            "{{ tools is none }} {{ documents is none }} {{ nothing is defined }}",
+            "True True False",
+        );
+        check("{{ messages[::-1][0].content }}{{ messages[1:] | length }}", "Hi1");
+        check("{{ ' x '.strip().upper() + 'a-b'.split('-')[-1] }}", "Xb");
+        check(
+            "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
+            "user",
+        );
+        check("{% generation %}{{ messages[0].role }}{%- endgeneration -%} .", "user.");
+        check("line\r\nline\n", "line\nline");
+        check("  {% if true %}\n  x\n  {% endif %}\n", "  x\n");
+    }
+
+    #[test]
+    fn the_template_is_found_where_transformers_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        train_byte_level_bpe(["the cat"].into_iter(), 258)
+            .and_then(|tokenizer| tokenizer.save(&folder.path().join("tokenizer.json")))
+            .unwrap();
+        let tokenizer = Tokenizer::read(folder.path()).unwrap();
+        let read = || ChatTemplate::read(folder.path(), &tokenizer);
+        let rendered = || read().unwrap().unwrap().render(&hello(), false).unwrap();
+        assert!(read().unwrap().is_none());
+
+        write("tokenizer_config.json", r#"{"chat_template": "one {{ eos_token }}"}"#);
+        assert_eq!(
+            rendered(),
+            "one </s>",
+            "the token is the tokenizer's, the configuration has none"
+        );
+        write(
+            "tokenizer_config.json",
+            r#"{"chat_template": [{"name": "rag", "template": "no"}, {"name": "default",
+                "template": "listed {{ pad_token }}"}], "pad_token": {"content": "<pad>"}}"#,
+        );
+        assert_eq!(rendered(), "listed <pad>");
+        write("chat_template.jinja", "a file");
+        assert_eq!(rendered(), "a file");
+        let json = folder.path().join("tokenizer.json");
+        assert!(ChatTemplate::read(&json, &tokenizer).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_rendered_chat_is_encoded_without_a_second_beginning() {
+        let tokenizer = train_byte_level_bpe(["the cat"].into_iter(), 258).unwrap();
+        let chat = template("{{ bos_token }}{{ messages[1].content }}").unwrap();
+        let text = chat.render(&hello(), false).unwrap();
+
+        let ids = tokenizer.encode_rendered(&text).unwrap();
+
+        assert_eq!(ids, tokenizer.encode("Hi").unwrap());
+        assert_eq!(ids[0], 0);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_the_template_says() {
+        let refused = template("{{ raise_exception('be polite, ' + messages[0].role) }}").unwrap();
+        let error = refused.render(&hello(), true).unwrap_err().to_string();
+        assert!(error.contains("some/tokenizer_config.json"), "{error}");
+        assert!(error.contains("be polite, user"), "{error}");
+
+        let in_a_macro = "{% macro no() %}{{ raise_exception('no') }}{% endmacro %}{{ no() }}";
+        let error = template(in_a_macro).unwrap().render(&hello(), true).unwrap_err();
+        assert!(
+            matches!(&error, DataError::ChatRefused { message, .. } if message == "no"),
+            "{error:?}"
+        );
+
+        let unclosed = template("{% if messages %}").unwrap_err();
+        assert!(unclosed.to_string().contains("some/tokenizer_config.json"), "{unclosed}");
+        assert!(unclosed.source().is_some());
+    }
+
+    /// Each would take minutes, gigabytes or the stack if it were let.
+    #[test]
+    fn a_template_that_wants_too_much_is_an_error() {
+        let loops =
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+        let endless = [
+            loops,
+            "{% set ns = namespace(s='ab') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+            "{{ 'abcdefgh' * 1000000000 }}",
+            "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}\
+             {{ ns.l | string | length }}",
+        ];
+        for source in endless {
+            let start = Instant::now();
+            let error = template(source).unwrap().render(&hello(), true).unwrap_err();
+            assert!(matches!(error, DataError::EndlessChatTemplate { .. }), "{source}: {error:?}");
+            assert!(start.elapsed() < Duration::from_secs(20), "{source}");
+        }
+        let beyond = [
+            "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+            "{% set ns = namespace(l=[1]) %}{% for i in range(1000) %}{% set ns.l = [ns.l] %}{% endfor %}\
+             {{ ns.l | tojson }}",
+            "{% include '/etc/passwd' %}",
+            "{{ strftime_now('%Q') }}",
+            "{{ debug() }}",
+        ];
+        for source in beyond {
+            assert!(template(source).unwrap().render(&hello(), true).is_err(), "{source}");
+        }
+        assert!(template(&"{{ (".repeat(10_000)).is_err());
+    }
+
+    #[test]
+    fn a_long_conversation_is_not_too_much() {
+        let source = fs::read_to_string(Path::new(GOLDEN).join("qwen3.jinja")).unwrap();
+        let turns = (0..2000).map(|turn| {
+            let role = ["user", "assistant"][turn % 2];
+            Message::new(role, "<think>so</think> ".to_string() + &"a long answer ".repeat(50))
+        });
+        let messages: Vec<_> = turns.collect();
+        assert!(template(&source).unwrap().render(&messages, true).unwrap().len() > 1_000_000);
+    }
+}

@@ -1,0 +1,319 @@
+//! Keys and values of the tokens that a model has read, so that a new token costs the work of one.
+//!
+//! ```text
+//! whole       [ t0 t1 t2 t3 t4 ·  ·  ·  · ]           keys rotated by their positions in the text
+//! streaming   [ ·  ·  t0 t1 t5 t6 t7 ·  · ]           keys not rotated; positions are 0, 1, 2, … in the cache
+//!                     sinks  last tokens   room
+//! ```
+//!
+//! Buffers have room for more tokens than they hold, and grow by half: a token is written in place, and on average
+//! copied a few times in its life, however long the text. A streaming cache lets go of its oldest token by moving the
+//! few sinks over it.
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
+use longlora_adapters::{RopeConfig, RopeOffset, Rotary, RotaryTables};
+
+use crate::config::LlamaConfig;
+use crate::llama::Llama;
+
+/// Positions by which a buffer grows at least.
+const BLOCK: usize = 256;
+
+/// What a cache keeps, and how its tokens count their positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// Every token, at its position in the text.
+    Whole {
+        /// Tokens that the text may have in the end. Dynamic and longrope choose their frequencies by it, from the first
+        /// token on: a text that is written token by token then means what it would if it were read at once. (They would
+        /// change as the text grows, under keys that are rotated already.)
+        length: usize,
+        /// Tokens that a token sees at most, itself included; `None` for all before it.
+        window: Option<usize>,
+    },
+    /// The first tokens and the last ones, for text without an end.
+    Streaming(Streaming),
+}
+
+/// Attention sinks (StreamingLLM, arXiv:2309.17453): the first tokens, which draw attention whatever they say, stay
+/// beside a sliding window. Positions are counted in the cache, so that none is ever beyond `sinks + window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streaming {
+    /// First tokens that stay; the paper has 4.
+    pub sinks: usize,
+    /// Last tokens that stay, the newest included.
+    pub window: usize,
+}
+
+/// Keys and values of one text.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    kind: CacheKind,
+    /// `[1, kv_heads, capacity, head_dim]`
+    shape: [usize; 4],
+    device: Device,
+    /// Empty until the first token.
+    layers: Vec<LayerCache>,
+    /// Slots of the buffers that are in use.
+    held: Range<usize>,
+    tokens: Vec<u32>,
+}
+
+/// Keys and values of one layer: `[1, kv_heads, capacity, head_dim]` each.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerCache {
+    keys: Tensor<4>,
+    values: Tensor<4>,
+}
+
+/// What the blocks share while they read new tokens.
+pub(crate) struct CachedPass {
+    /// Tokens that a token sees at most in each layer.
+    pub(crate) windows: Vec<Option<usize>>,
+    /// Slots of the tokens before the new ones, and of these.
+    slots: [Range<usize>; 2],
+    /// Of the new tokens.
+    rotary: Rotary,
+    /// Of all tokens, where keys are kept without their rotation.
+    rotary_of_all: Option<Rotary>,
+    shared_offset: Option<RopeOffset>,
+}
+
+impl KvCache {
+    /// An empty cache for one text.
+    ///
+    /// # Panics
+    /// If it could not hold a token.
+    pub fn new(llama: &Llama, kind: CacheKind) -> Self {
+        if let CacheKind::Streaming(Streaming { window, .. }) = kind {
+            assert!(window > 0, "needs a window of at least 1 token, got 0");
+        }
+        let LlamaConfig { num_key_value_heads, rope, .. } = &llama.config;
+        Self {
+            kind,
+            shape: [1, *num_key_value_heads, 0, rope.head_dim],
+            device: llama.device(),
+            layers: vec![],
+            held: 0..0,
+            tokens: vec![],
+        }
+    }
+
+    /// All tokens that were read, those that a streaming cache has let go included.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that the next one can see.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Forgets what is not the beginning of `text`, and returns how many of its tokens need not be read again.
+    ///
+    /// At least one is left to be read, as the last token tells the next. A streaming cache cannot bring back what it has
+    /// let go: if more has to be forgotten than it holds beside its sinks, it forgets everything.
+    pub fn keep_beginning_of(&mut self, text: &[u32]) -> usize {
+        let last = text.len().saturating_sub(1);
+        let pairs = self.tokens.iter().zip(&text[..last]);
+        let common = pairs.take_while(|(ours, theirs)| ours == theirs).count();
+        let dropped = self.tokens.len() - common;
+        let gone = self.tokens.len() - self.held.len();
+        let fixed = match self.kind {
+            CacheKind::Streaming(Streaming { sinks, .. }) if gone > 0 => sinks,
+            _ => 0,
+        };
+        if dropped > self.held.len() - fixed.min(self.held.len()) {
+            self.tokens.clear();
+            self.held = self.held.start..self.held.start;
+            return 0;
+        }
+        self.tokens.truncate(common);
+        self.held.end -= dropped;
+        common
+    }
+
+    /// Tokens that can be read at once: a streaming cache makes room for all of them before the first is read, so that
+    /// many at once would leave the first few of them too little to see.
+    pub(crate) fn chunk(&self, wanted: usize) -> usize {
+        match self.kind {
+            CacheKind::Whole { .. } => wanted.max(1),
+            CacheKind::Streaming(Streaming { window, .. }) => wanted.min(window / 4).max(1),
+        }
+    }
+
+    /// Makes room for `new` tokens, and says where they and the others are.
+    fn prepare(&mut self, layers: usize, new: usize) -> [Range<usize>; 2] {
+        match self.kind {
+            CacheKind::Whole { length, .. } => {
+                let needed = self.held.len() + new;
+                assert!(needed <= length, "needs a text of at most {length} tokens, got {needed}");
+            }
+            CacheKind::Streaming(streaming) => self.let_go(streaming, new),
+        }
+        if self.held.end + new > self.shape[2] {
+            self.grow(layers, self.held.len() + new);
+        }
+        [self.held.clone(), self.held.end..self.held.end + new]
+    }
+
+    /// Lets go of the oldest tokens after the sinks, until `new` ones fit into the window.
+    fn let_go(&mut self, Streaming { sinks, window }: Streaming, new: usize) {
+        assert!(new <= window, "needs at most {window} tokens at a time, got {new}");
+        let gone = (self.held.len() + new).saturating_sub(sinks + window);
+        if gone > 0 {
+            for layer in &mut self.layers {
+                layer.move_positions(self.held.start..self.held.start + sinks, gone);
+            }
+            self.held.start += gone;
+        }
+    }
+
+    /// Moves what is held to the front of larger buffers.
+    fn grow(&mut self, layers: usize, needed: usize) {
+        let roomy = (needed + (needed / 2).max(BLOCK)).next_multiple_of(BLOCK);
+        self.shape[2] = match self.kind {
+            CacheKind::Whole { length, .. } => roomy.min(length),
+            CacheKind::Streaming(_) => roomy,
+        };
+        let empty = || Tensor::zeros(self.shape, &self.device);
+        if self.layers.is_empty() {
+            let layer = || LayerCache { keys: empty(), values: empty() };
+            self.layers = (0..layers).map(|_| layer()).collect();
+            return;
+        }
+        for layer in &mut self.layers {
+            for x in [&mut layer.keys, &mut layer.values] {
+                let held = x.clone().narrow(2, self.held.start, self.held.len());
+                *x = empty().slice_assign(positions(0..self.held.len()), held);
+            }
+        }
+        self.held = 0..self.held.len();
+    }
+}
+
+impl LayerCache {
+    /// Adds the keys and values of new tokens, and returns those of all, the keys rotated.
+    ///
+    /// # Shapes
+    /// - `k`, `v`: `[1, kv_heads, seq, head_dim]`, before the rotation
+    /// - results: `[1, kv_heads, past + seq, head_dim]`
+    pub(crate) fn extend(
+        &mut self,
+        k: Tensor<4>,
+        v: Tensor<4>,
+        offset: Option<&RopeOffset>,
+        pass: &CachedPass,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let k = if pass.rotary_of_all.is_some() { k } else { pass.tables(offset).rotate(k) };
+        let [held, new] = &pass.slots;
+        // In place: nothing else holds the buffers.
+        self.keys.inplace(|keys| keys.slice_assign(positions(new.clone()), k));
+        self.values.inplace(|values| values.slice_assign(positions(new.clone()), v));
+        let [k, v] = [&self.keys, &self.values]
+            .map(|x| x.clone().narrow(2, held.start, new.end - held.start));
+        match &pass.rotary_of_all {
+            None => (k, v),
+            Some(rotary) => (rotary.tables(pass.offset(offset)).rotate(k), v),
+        }
+    }
+
+    /// Copies some positions `by` further.
+    fn move_positions(&mut self, from: Range<usize>, by: usize) {
+        for x in [&mut self.keys, &mut self.values] {
+            // Through the host, so that the copy is no view of the buffer, which then would not be written in place.
+            let moved = x.clone().narrow(2, from.start, from.len()).into_data();
+            let moved = Tensor::from_data(moved, &x.device());
+            let to = positions(from.start + by..from.end + by);
+            x.inplace(|x| x.slice_assign(to, moved));
+        }
+    }
+}
+
+impl CachedPass {
+    /// Of `new` tokens; makes room for them in the cache.
+    fn new(llama: &Llama, cache: &mut KvCache, new: usize) -> Self {
+        let slots = cache.prepare(llama.model.layers.len(), new);
+        let (past, all) = (slots[0].len(), slots[0].len() + new);
+        let rope: &RopeConfig = &llama.config.rope;
+        let (length, window, streaming) = match cache.kind {
+            CacheKind::Whole { length, window } => (length, window, false),
+            CacheKind::Streaming(Streaming { sinks, window }) => (sinks + window, None, true),
+        };
+        let own = &llama.config.windows;
+        let rotary = |positions| Rotary::at(rope, positions, length, &cache.device);
+        Self {
+            windows: own.iter().map(|own| narrower(window, *own)).collect(),
+            rotary: rotary(past..all),
+            rotary_of_all: streaming.then(|| rotary(0..all)),
+            shared_offset: llama.model.rope_offset.clone(),
+            slots,
+        }
+    }
+
+    /// The rotary tables of the new tokens in a layer: moved by its own offset, by the model's, or by none.
+    pub(crate) fn tables(&self, own: Option<&RopeOffset>) -> RotaryTables {
+        self.rotary.tables(self.offset(own))
+    }
+
+    fn offset<'a>(&'a self, own: Option<&'a RopeOffset>) -> Option<&'a RopeOffset> {
+        own.or(self.shared_offset.as_ref())
+    }
+}
+
+impl Llama {
+    /// Reads new tokens after those of the cache, all at once, and returns the final hidden state of the last one.
+    ///
+    /// # Shapes
+    /// - result: `[1, hidden_size]`
+    ///
+    /// # Panics
+    /// If there are no new tokens, more than the cache can hold, or some outside the vocabulary; if the model tracks
+    /// gradients.
+    pub fn advance(&self, new: &[u32], cache: &mut KvCache) -> Tensor<2> {
+        assert!(!new.is_empty(), "needs at least one token to read");
+        let pass = CachedPass::new(self, cache, new.len());
+        let ids: Vec<i64> = new.iter().map(|&id| i64::from(id)).collect();
+        let ids = TensorData::new(ids, [1, new.len()]);
+        let ids = Tensor::<2, Int>::from_data(ids, &self.device());
+        let mut hidden_states = self.model.embed_tokens.forward(ids);
+        for (layer, block) in self.model.layers.iter().enumerate() {
+            let cache = &mut cache.layers[layer];
+            hidden_states = block.forward_cached(hidden_states, layer, cache, &pass);
+        }
+        cache.held.end += new.len();
+        cache.tokens.extend_from_slice(new);
+        let last = hidden_states.narrow(1, new.len() - 1, 1);
+        self.model.norm.forward(last).squeeze_dim(1)
+    }
+
+    /// Reads a long text `chunk` tokens at a time: what is held of a chunk is let go with it. A streaming cache takes at
+    /// most a quarter of its window at a time.
+    ///
+    /// # Shapes
+    /// - result: `[1, hidden_size]`, of the last token
+    ///
+    /// # Panics
+    /// As [`Llama::advance`].
+    pub fn prefill(&self, new: &[u32], cache: &mut KvCache, chunk: usize) -> Tensor<2> {
+        assert!(!new.is_empty(), "needs at least one token to read");
+        let chunk = cache.chunk(chunk);
+        let (before, last) = new.split_at((new.len() - 1) / chunk * chunk);
+        for tokens in before.chunks(chunk) {
+            self.advance(tokens, cache);
+        }
+        self.advance(last, cache)
+    }
+}
+
+/// The window that both allow.
+fn narrower(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    a.into_iter().chain(b).min()
+}
+
+/// The slices of these positions.
+fn positions(range: Range<usize>) -> [Slice; 4] {
+    [Slice::full(), Slice::full(), Slice::from(range), Slice::full()]
+}
