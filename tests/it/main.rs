@@ -11,6 +11,7 @@ mod random; // random models and batches, from seeds
 // Against other programs.
 mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
 mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
+mod peft; // PEFT's options: rsLoRA, DoRA, patterns, saved modules, in and out again
 mod golden_stories; // transformers: the same of a real small model, up to 2,048 tokens
 
 // Against our own slow paths.

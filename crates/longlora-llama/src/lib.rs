@@ -22,6 +22,7 @@ mod attach;
 mod trainable;
 mod names;
 mod parameters;
+mod modules;
 mod files;
 mod weights;
 mod adapter;

@@ -16,7 +16,7 @@ use crate::names::checkpoint_name;
 pub enum Selection {
     /// The weights of the model itself, without adapters.
     Base,
-    /// What an adapter trains: its own tensors, and the norms and embeddings if it says so.
+    /// What an adapter trains: its own tensors, and the norms, embeddings and head if it says so.
     Adapter(AdapterConfig),
 }
 
@@ -27,16 +27,18 @@ pub(crate) enum Role {
     RopeOffset,
     Norm,
     Embedding,
+    Head,
     Weight,
 }
 
 impl Role {
     pub(crate) fn of(path: &str) -> Self {
         match path.rsplit_once('.') {
-            Some((_, "lora_a" | "lora_b")) => Self::Lora,
+            Some((_, "lora_a" | "lora_b" | "magnitude")) => Self::Lora,
             Some((_, "delta")) => Self::RopeOffset,
             Some((_, "gamma")) => Self::Norm,
             Some((layer, "weight")) if layer.ends_with("embed_tokens") => Self::Embedding,
+            Some(("lm_head", "weight")) => Self::Head,
             _ => Self::Weight,
         }
     }
@@ -53,6 +55,7 @@ impl Selection {
                 Role::RopeOffset => config.rope_offset.is_some(),
                 Role::Norm => config.norms,
                 Role::Embedding => config.embeddings,
+                Role::Head => config.head,
                 Role::Weight => false,
             },
         }
