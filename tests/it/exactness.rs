@@ -36,9 +36,11 @@ fn adapters(granularity: RopeGranularity) -> AdapterConfig {
             alpha: 5.0,
             dropout: 0.3,
             target_modules: TargetModule::ALL.to_vec(),
+            ..LoraConfig::default()
         }),
         norms: true,
         embeddings: true,
+        head: false,
         rope_offset: Some(RopeOffsetConfig::new(granularity)),
     }
 }
@@ -143,7 +145,13 @@ fn the_step_equals_plain_autodiff_for_every_kind_of_adapter() {
 
 #[test]
 fn the_step_equals_plain_autodiff_when_one_kind_alone_is_trained() {
-    let nothing = AdapterConfig { lora: None, norms: false, embeddings: false, rope_offset: None };
+    let nothing = AdapterConfig {
+        lora: None,
+        norms: false,
+        embeddings: false,
+        head: false,
+        rope_offset: None,
+    };
     let offset = Some(RopeOffsetConfig::new(RopeGranularity::Shared));
     let cases = [
         ("LoRA", AdapterConfig { lora: adapters(RopeGranularity::Head).lora, ..nothing.clone() }),

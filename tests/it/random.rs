@@ -56,7 +56,7 @@ impl ModuleMapper for Redraw {
         // Uniform with variance 1 / d_input, so that activations neither fade nor explode.
         let of_matrix = (3.0 / shape[0] as f32).sqrt();
         let (center, spread) = match self.path.last().map(String::as_str) {
-            Some("gamma") => (1.0, 0.3),
+            Some("gamma" | "magnitude") => (1.0, 0.3),
             Some("delta") => (0.0, 0.5),
             _ if self.path.iter().any(|name| name == "embed_tokens") => (0.0, 1.0),
             _ => (0.0, of_matrix),

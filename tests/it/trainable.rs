@@ -78,6 +78,7 @@ fn other_targets_and_granularities_are_counted_too() {
         lora: Some(lora),
         norms: false,
         embeddings: false,
+        head: false,
         rope_offset: offsets(RopeGranularity::Pair),
     };
     let frozen = Trainable { frozen: 6_738_415_616, ..Trainable::default() };

@@ -1,5 +1,6 @@
 //! What is attached to a model and trained.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,11 +19,18 @@ pub struct AdapterConfig {
     pub norms: bool,
     /// Whether the token embeddings are trained; LongLoRA does.
     pub embeddings: bool,
+    /// Whether the matrix of the head is trained; LongLoRA does not. A head that was the embedding table gets a table of
+    /// its own: trained embeddings alone stay tied, and are trained in both roles.
+    #[serde(default)]
+    pub head: bool,
     /// Learnable offsets of the RoPE frequencies; `None` keeps the frequencies fixed, as LongLoRA does.
     pub rope_offset: Option<RopeOffsetConfig>,
 }
 
 /// Low-rank updates.
+///
+/// `exclude_modules` and the patterns name layers by the end of their path, whole words of it: `down_proj` is every such
+/// layer, `layers.0.mlp.down_proj` that of the first block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
@@ -34,6 +42,36 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Layers that get an update; LongLoRA has q, k, v and o.
     pub target_modules: Vec<TargetModule>,
+    /// Layers among them that get none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_modules: Vec<String>,
+    /// Whether the scale is `alpha / √rank`: rank-stabilized LoRA (arXiv:2312.03732), for large ranks.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// Whether each output has a trained magnitude beside the update of its direction: DoRA (arXiv:2402.09353).
+    #[serde(default)]
+    pub use_dora: bool,
+    /// Layers with a rank of their own. The longest name that fits a layer counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Layers with an alpha of their own. The longest name that fits a layer counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+}
+
+/// The low-rank update of one layer: what a [`LoraConfig`] says of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateConfig {
+    /// Rank of the update.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Factor of the update.
+    pub scale: f64,
+    /// Probability with which an entry of the input is dropped before A.
+    pub dropout: f64,
+    /// Whether each output has a trained magnitude.
+    pub use_dora: bool,
 }
 
 /// A linear layer of a transformer block, by its Hugging Face name.
@@ -84,6 +122,34 @@ pub enum AdapterError {
         /// What was asked for.
         name: String,
     },
+    /// A low-rank update of rank zero is none.
+    #[error(
+        "LoRA rank of `{module}` is `0`; use at least 1, or name the layer in `exclude_modules`"
+    )]
+    ZeroRankOf {
+        /// The layer.
+        module: String,
+    },
+    /// The scale of a layer would not be a positive number.
+    #[error("LoRA alpha `{alpha}` of `{module}` is not a positive number")]
+    AlphaOf {
+        /// The layer.
+        module: String,
+        /// What was asked for.
+        alpha: f64,
+    },
+    /// No layer's path ends so.
+    #[error(
+        "`{name}` in `{option}` is not the end of a layer's path, like `up_proj` or `layers.0.mlp.up_proj`; layers are \
+         {known}",
+        known = TargetModule::NAMES
+    )]
+    NotALayer {
+        /// The list or table.
+        option: &'static str,
+        /// What stands there.
+        name: String,
+    },
     /// The bound of the offsets would leave them no room, or let a frequency vanish.
     #[error("RoPE offset bound `{bound}` is not in (0, 2]; the default is ln 2")]
     Bound {
@@ -92,7 +158,7 @@ pub enum AdapterError {
     },
     /// Nothing is trained.
     #[error(
-        "nothing would be trained: no LoRA, norms, embeddings or RoPE offsets; switch on at least one"
+        "nothing would be trained: no LoRA, norms, embeddings, head or RoPE offsets; switch on at least one"
     )]
     Nothing,
 }
@@ -104,6 +170,7 @@ impl AdapterConfig {
             lora: Some(LoraConfig::default()),
             norms: true,
             embeddings: true,
+            head: false,
             rope_offset: Some(RopeOffsetConfig::new(RopeGranularity::Head)),
         }
     }
@@ -121,7 +188,8 @@ impl AdapterConfig {
         {
             return Err(AdapterError::Bound { bound: offset.bound });
         }
-        if self.lora.is_none() && !self.norms && !self.embeddings && self.rope_offset.is_none() {
+        let weights = self.norms || self.embeddings || self.head;
+        if self.lora.is_none() && !weights && self.rope_offset.is_none() {
             return Err(AdapterError::Nothing);
         }
         Ok(())
@@ -129,33 +197,89 @@ impl AdapterConfig {
 }
 
 impl LoraConfig {
-    /// The factor of the update: `alpha / rank`.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
+    /// The update of the layer at `module`, its path with dots; `None`, if it gets none.
+    pub fn of(&self, module: &str) -> Option<UpdateConfig> {
+        let targeted = self.target_modules.iter().any(|target| ends_with(module, target.name()));
+        if !targeted || self.exclude_modules.iter().any(|excluded| ends_with(module, excluded)) {
+            return None;
+        }
+        let rank = *longest_match(&self.rank_pattern, module).unwrap_or(&self.rank);
+        let alpha = *longest_match(&self.alpha_pattern, module).unwrap_or(&self.alpha);
+        let rank_part = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        Some(UpdateConfig {
+            rank,
+            alpha,
+            scale: alpha / rank_part,
+            dropout: self.dropout,
+            use_dora: self.use_dora,
+        })
     }
 
     fn validate(&self) -> Result<(), AdapterError> {
-        let Self { rank, alpha, dropout, target_modules } = self;
-        if *rank == 0 {
+        let (rank, alpha, dropout) = (self.rank, self.alpha, self.dropout);
+        if rank == 0 {
             return Err(AdapterError::ZeroRank);
         }
-        if !(alpha.is_finite() && *alpha > 0.0) {
-            return Err(AdapterError::Alpha { alpha: *alpha });
+        if !is_positive(alpha) {
+            return Err(AdapterError::Alpha { alpha });
         }
-        if !(0.0..1.0).contains(dropout) {
-            return Err(AdapterError::Dropout { dropout: *dropout });
+        if !(0.0..1.0).contains(&dropout) {
+            return Err(AdapterError::Dropout { dropout });
         }
-        if target_modules.is_empty() {
+        if self.target_modules.is_empty() {
             return Err(AdapterError::NoTargets);
         }
-        Ok(())
+        self.validate_names()?;
+        if let Some((module, _)) = self.rank_pattern.iter().find(|&(_, &rank)| rank == 0) {
+            return Err(AdapterError::ZeroRankOf { module: module.clone() });
+        }
+        match self.alpha_pattern.iter().find(|&(_, &alpha)| !is_positive(alpha)) {
+            None => Ok(()),
+            Some((module, &alpha)) => Err(AdapterError::AlphaOf { module: module.clone(), alpha }),
+        }
     }
+
+    /// A name that can fit no layer is a slip of the pen.
+    fn validate_names(&self) -> Result<(), AdapterError> {
+        let names = self.exclude_modules.iter().map(|name| ("exclude_modules", name));
+        let names = names.chain(self.rank_pattern.keys().map(|name| ("rank_pattern", name)));
+        let mut names = names.chain(self.alpha_pattern.keys().map(|name| ("alpha_pattern", name)));
+        let fits = |name: &str| TargetModule::ALL.iter().any(|layer| ends_with(name, layer.name()));
+        match names.find(|(_, name)| !fits(name)) {
+            None => Ok(()),
+            Some((option, name)) => Err(AdapterError::NotALayer { option, name: name.clone() }),
+        }
+    }
+}
+
+fn is_positive(number: f64) -> bool {
+    number.is_finite() && number > 0.0
+}
+
+/// Whether the last words of a path are those of `end`.
+fn ends_with(path: &str, end: &str) -> bool {
+    path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+fn longest_match<'a, T>(pattern: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
+    let matches = pattern.iter().filter(|(end, _)| ends_with(module, end));
+    matches.max_by_key(|(end, _)| end.len()).map(|(_, value)| value)
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
         let target_modules = TargetModule::ATTENTION.to_vec();
-        Self { rank: 8, alpha: 16.0, dropout: 0.0, target_modules }
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            target_modules,
+            exclude_modules: vec![],
+            use_rslora: false,
+            use_dora: false,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+        }
     }
 }
 
@@ -243,6 +367,29 @@ mod tests {
             |lora| lora.target_modules.clear(),
             &format!("LoRA has no target modules; name some of {KNOWN}, or leave LoRA out"),
         );
+        let pattern = |name: &str, rank: usize| BTreeMap::from([(name.to_owned(), rank)]);
+        check_lora(
+            |lora| lora.rank_pattern = pattern("layers.0.mlp.up_proj", 0),
+            "LoRA rank of `layers.0.mlp.up_proj` is `0`; use at least 1, or name the layer in `exclude_modules`",
+        );
+        check_lora(
+            |lora| lora.alpha_pattern = BTreeMap::from([("q_proj".to_owned(), 0.0)]),
+            "LoRA alpha `0` of `q_proj` is not a positive number",
+        );
+        let unknown = |name: &str, option: &str| {
+            format!(
+                "`{name}` in `{option}` is not the end of a layer's path, like `up_proj` or `layers.0.mlp.up_proj`; \
+                 layers are {KNOWN}"
+            )
+        };
+        check_lora(
+            |lora| lora.rank_pattern = pattern("my_q_proj", 4),
+            &unknown("my_q_proj", "rank_pattern"),
+        );
+        check_lora(
+            |lora| lora.exclude_modules = vec!["layers.0".to_owned()],
+            &unknown("layers.0", "exclude_modules"),
+        );
         check_bound(0.0, "RoPE offset bound `0` is not in (0, 2]; the default is ln 2");
         check_bound(2.5, "RoPE offset bound `2.5` is not in (0, 2]; the default is ln 2");
         check_bound(f64::NAN, "RoPE offset bound `NaN` is not in (0, 2]; the default is ln 2");
@@ -250,17 +397,23 @@ mod tests {
 
     #[test]
     fn an_adapter_that_trains_nothing_is_refused() {
-        let nothing =
-            AdapterConfig { lora: None, norms: false, embeddings: false, rope_offset: None };
+        let nothing = AdapterConfig {
+            lora: None,
+            norms: false,
+            embeddings: false,
+            head: false,
+            rope_offset: None,
+        };
         assert_eq!(
             nothing.validate().unwrap_err().to_string(),
-            "nothing would be trained: no LoRA, norms, embeddings or RoPE offsets; switch on at least one"
+            "nothing would be trained: no LoRA, norms, embeddings, head or RoPE offsets; switch on at least one"
         );
         let longlora = AdapterConfig::longlora();
         for one in [
             AdapterConfig { lora: longlora.lora.clone(), ..nothing.clone() },
             AdapterConfig { norms: true, ..nothing.clone() },
             AdapterConfig { embeddings: true, ..nothing.clone() },
+            AdapterConfig { head: true, ..nothing.clone() },
             AdapterConfig { rope_offset: longlora.rope_offset, ..nothing },
         ] {
             one.validate().unwrap();
@@ -272,9 +425,49 @@ mod tests {
         let config = AdapterConfig::longlora();
         config.validate().unwrap();
         let lora = config.lora.unwrap();
-        assert_eq!((lora.rank, lora.alpha, lora.scale(), lora.dropout), (8, 16.0, 2.0, 0.0));
+        let update =
+            UpdateConfig { rank: 8, alpha: 16.0, scale: 2.0, dropout: 0.0, use_dora: false };
+        assert_eq!(lora.of("model.layers.3.self_attn.o_proj"), Some(update));
         assert_eq!(lora.target_modules, TargetModule::ATTENTION);
-        assert!(config.norms && config.embeddings);
+        assert!(config.norms && config.embeddings && !config.head);
+    }
+
+    #[test]
+    fn a_layer_gets_the_rank_and_alpha_of_the_longest_name_that_fits_it() {
+        let lora: LoraConfig = serde_json::from_value(serde_json::json!({
+            "rank": 8,
+            "alpha": 12.0,
+            "dropout": 0.0,
+            "target_modules": ["q_proj", "up_proj"],
+            "exclude_modules": ["layers.1.mlp.up_proj"],
+            "use_rslora": true,
+            "rank_pattern": { "up_proj": 4, "layers.0.mlp.up_proj": 9 },
+            "alpha_pattern": { "self_attn.q_proj": 3.0 },
+        }))
+        .unwrap();
+        let update = |module: &str| {
+            lora.of(&format!("model.layers.{module}"))
+                .map(|update| (update.rank, update.alpha, update.scale))
+        };
+        assert_eq!(update("0.self_attn.q_proj"), Some((8, 3.0, 3.0 / 8_f64.sqrt())));
+        assert_eq!(update("0.mlp.up_proj"), Some((9, 12.0, 4.0)));
+        assert_eq!(update("10.mlp.up_proj"), Some((4, 12.0, 6.0)));
+        assert_eq!(update("1.mlp.up_proj"), None, "it is excluded");
+        assert_eq!(update("11.mlp.up_proj"), Some((4, 12.0, 6.0)), "it is another layer");
+        assert_eq!(update("0.self_attn.v_proj"), None, "it is no target");
+        assert_eq!(update("0.self_attn.my_q_proj"), None, "it only ends with the letters");
+    }
+
+    #[test]
+    fn a_file_from_before_there_were_patterns_is_still_read() {
+        let text = r#"{
+            "lora": { "rank": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"] },
+            "norms": true,
+            "embeddings": true,
+            "rope_offset": null
+        }"#;
+        let config: AdapterConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config, AdapterConfig { rope_offset: None, ..AdapterConfig::longlora() });
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //!            y ◄──────────── + ◄── scale · ─┘        scale = alpha / rank
 //! ```
 //!
+//! DoRA (arXiv:2402.09353) gives the columns of `W + scale·A·B` trained lengths.
+//!
 //! The crate knows nothing of LLaMA: a model holds [`LoraLinear`] where it had a linear layer, rotates its queries and
 //! keys with [`Rotary`], and asks an [`AdapterConfig`] what to attach.
 
@@ -24,7 +26,7 @@ mod rotary;
 #[cfg(test)]
 mod testing;
 
-pub use config::{AdapterConfig, AdapterError, LoraConfig, TargetModule};
+pub use config::{AdapterConfig, AdapterError, LoraConfig, TargetModule, UpdateConfig};
 pub use dropout::Dropout;
 pub use lora_linear::LoraLinear;
 pub use low_rank::LowRank;

@@ -3,16 +3,20 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
+use burn::tensor::module::linear;
 use rand::Rng;
 
-use crate::config::LoraConfig;
+use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
 use crate::low_rank::LowRank;
 
 /// A linear layer with an optional trainable low-rank update.
 ///
 /// `y = x·W + scale·(x·A)·B`, `scale = alpha / rank`: LoRA (arXiv:2106.09685), eq. 3 and sec. 4.1. The dense update is
-/// never built in training: it would cost a weight-sized gradient.
+/// no part of the graph: it would cost a weight-sized gradient.
+///
+/// With magnitudes, `y = (x·W + scale·(x·A)·B) · m / ‖W + scale·A·B‖`, the norm by columns and constant to the gradient:
+/// DoRA (arXiv:2402.09353), eq. 5 and sec. 4.3. A bias is added afterwards.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// The layer as it was pre-trained.
@@ -28,21 +32,17 @@ impl LoraLinear {
     }
 
     /// Freezes the layer and gives it a fresh update; a weight that was never drawn stays so.
-    pub fn attach(self, config: &LoraConfig, random: &mut impl Rng) -> Self {
-        let device = self.base.weight.lazy_device();
-        let shape = self.base.weight.lazy_shape().dims();
-        let update = LowRank::new(config, shape, random, &device);
-        Self { base: self.base.freeze(), update: Some(update) }
+    pub fn attach(self, config: &UpdateConfig, random: &mut impl Rng) -> Self {
+        let base = self.base.freeze();
+        let update = LowRank::new(config, &base.weight, random);
+        Self { base, update: Some(update) }
     }
 
-    /// Adds the update to the weight: the same function, without an update.
+    /// Puts the update into the weight: the same function, without an update.
     pub fn merge(self) -> Self {
         let Self { mut base, update } = self;
         if let Some(update) = update {
-            base.weight = base.weight.map(|weight| {
-                let dtype = weight.dtype();
-                (weight + update.dense().cast(dtype)).detach()
-            });
+            base.weight = base.weight.map(|weight| update.compose(weight).detach());
         }
         Self { base, update: None }
     }
@@ -50,9 +50,34 @@ impl LoraLinear {
     /// # Shapes
     /// - `x`: `[.., d_input]`; result: `[.., d_output]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {
-        match &self.update {
-            None => self.base.forward(x),
-            Some(update) => self.base.forward(x.clone()) + update.forward(x, dropout),
+        let Some(update) = &self.update else { return self.base.forward(x) };
+        let low_rank = update.forward(update.drop_entries(x.clone(), dropout));
+        match update.dora_factor(self.base.weight.val()) {
+            None => self.base.forward(x) + low_rank,
+            Some(factor) => self.decomposed(x, low_rank, factor.unsqueeze(), dropout),
+        }
+    }
+
+    /// DoRA, as PEFT computes it: `x·W + (factor - 1)·x̃·W + factor·(low rank of x̃)`, where `x̃` is `x` with entries
+    /// dropped, and the first two terms are one where none are.
+    fn decomposed<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        low_rank: Tensor<D>,
+        factor: Tensor<D>,
+        dropout: Option<Dropout>,
+    ) -> Tensor<D> {
+        let dense = |x| linear(x, self.base.weight.val(), None);
+        let y = match &self.update {
+            Some(update) if dropout.is_some() && update.dropout > 0.0 => {
+                let dropped = dense(update.drop_entries(x.clone(), dropout));
+                dense(x) - dropped.clone() + (dropped + low_rank) * factor
+            }
+            _ => (dense(x) + low_rank) * factor,
+        };
+        match &self.base.bias {
+            None => y,
+            Some(bias) => y + bias.val().unsqueeze(),
         }
     }
 }
@@ -79,8 +104,11 @@ mod tests {
     }
 
     fn attached(base: Linear, rank: usize) -> LoraLinear {
-        let config = LoraConfig { rank, alpha: 6.0, ..LoraConfig::default() };
-        LoraLinear::new(base).attach(&config, &mut ChaCha8Rng::seed_from_u64(3))
+        LoraLinear::new(base).attach(&update(rank, false), &mut ChaCha8Rng::seed_from_u64(3))
+    }
+
+    fn update(rank: usize, use_dora: bool) -> UpdateConfig {
+        UpdateConfig { rank, alpha: 6.0, scale: 6.0 / rank as f64, dropout: 0.0, use_dora }
     }
 
     /// As if it had been trained: B is no longer zero.
@@ -195,6 +223,115 @@ mod tests {
         let d_b = numbers(update.lora_b.val().grad(&gradients).unwrap());
         assert!(d_a.iter().all(|&gradient| gradient == 0.0), "B is zero, so A cannot matter yet");
         assert!(d_b.iter().all(|&gradient| gradient != 0.0));
+    }
+
+    fn fresh_dora(base: Linear, dropout: f64) -> LoraLinear {
+        let config = UpdateConfig { dropout, ..update(2, true) };
+        LoraLinear::new(base).attach(&config, &mut ChaCha8Rng::seed_from_u64(3))
+    }
+
+    /// As if it had been trained: B is no longer zero, magnitudes are no longer those of the weight.
+    fn trained_dora(base: Linear, dropout: f64) -> LoraLinear {
+        let device = base.weight.device();
+        let mut layer = fresh_dora(base, dropout);
+        let update = layer.update.as_mut().unwrap();
+        update.lora_b = Param::from_tensor(random([2, D_OUTPUT], 4, &device));
+        update.magnitude = Some(Param::from_tensor(random([D_OUTPUT], 10, &device).add_scalar(2)));
+        layer
+    }
+
+    /// DoRA with the dense weight, as the paper writes it: `x·W + b` and what changes, of the dropped input.
+    fn dense_dora(layer: &LoraLinear, x: Tensor<3>, dropped: Tensor<3>) -> Tensor<3> {
+        let update = layer.update.as_ref().unwrap();
+        let weight = layer.base.weight.val();
+        let composed = weight.clone() + update.dense();
+        let norm = composed.clone().powi_scalar(2).sum_dim(0).sqrt().detach();
+        let magnitude = update.magnitude.as_ref().unwrap().val().unsqueeze::<2>();
+        let change = composed * (magnitude / norm) - weight;
+        layer.base.forward(x) + dropped.matmul(change.unsqueeze())
+    }
+
+    /// The slow twin sums in another order. Measured: see the tolerance, which is twice as much.
+    #[track_caller]
+    fn check_dora(bias: bool, probability: f64) {
+        let device = Device::flex().autodiff();
+        let layer = trained_dora(base(bias, &device), probability);
+        let update = layer.update.clone().unwrap();
+        let x = random([2, 3, D_INPUT], 5, &device).require_grad();
+        let cotangent = random([2, 3, D_OUTPUT], 6, &device);
+        let source = Some(Dropout::new(7));
+        let ours = layer.forward(x.clone(), source);
+        let dropped = update.drop_entries(x.clone(), source);
+        let theirs = dense_dora(&layer, x.clone(), dropped);
+        let our_gradients = (ours.clone() * cotangent.clone()).sum().backward();
+        let their_gradients = (theirs.clone() * cotangent).sum().backward();
+
+        let magnitude = update.magnitude.unwrap().val();
+        let errors = [
+            error(ours, theirs),
+            error(x.grad(&our_gradients).unwrap(), x.grad(&their_gradients).unwrap()),
+            error(
+                update.lora_a.val().grad(&our_gradients).unwrap(),
+                update.lora_a.val().grad(&their_gradients).unwrap(),
+            ),
+            error(
+                update.lora_b.val().grad(&our_gradients).unwrap(),
+                update.lora_b.val().grad(&their_gradients).unwrap(),
+            ),
+            error(
+                magnitude.grad(&our_gradients).unwrap(),
+                magnitude.grad(&their_gradients).unwrap(),
+            ),
+        ];
+        assert!(errors.iter().all(|&error| error <= 8e-7), "y, dx, dA, dB, dm: {errors:?}");
+        assert!(layer.base.weight.val().grad(&our_gradients).is_none());
+    }
+
+    #[test]
+    fn dora_is_that_of_the_dense_weight_with_every_gradient() {
+        for probability in [0.0, 0.4] {
+            check_dora(false, probability);
+            check_dora(true, probability);
+        }
+    }
+
+    #[test]
+    fn a_fresh_dora_leaves_the_layer_as_it_was_to_the_bit() {
+        let device = Device::flex();
+        for bias in [false, true] {
+            let x = random([4, D_INPUT], 7, &device);
+            let before = base(bias, &device).forward(x.clone());
+            let after = fresh_dora(base(bias, &device), 0.0).forward(x, None);
+            assert_eq!(numbers(before), numbers(after));
+        }
+    }
+
+    /// The sums have another order.
+    #[test]
+    fn a_merged_dora_is_the_same_function_without_an_update() {
+        let device = Device::flex();
+        let x = random([2, 3, D_INPUT], 8, &device);
+        let layer = trained_dora(base(true, &device), 0.4);
+        let before = layer.forward(x.clone(), None);
+        let merged = layer.merge();
+        assert!(merged.update.is_none());
+        let error = error(merged.forward(x, None), before);
+        assert!(error <= 3e-7, "off by {error:e}");
+    }
+
+    #[test]
+    fn an_output_without_a_direction_stays_zero_under_dora() {
+        let device = Device::flex();
+        let mut base = base(false, &device);
+        base.weight = Param::from_tensor(Tensor::zeros([D_INPUT, D_OUTPUT], &device));
+        let y = fresh_dora(base, 0.0).forward(random([4, D_INPUT], 7, &device), None);
+        assert!(numbers(y).iter().all(|&entry| entry == 0.0));
+    }
+
+    #[test]
+    fn the_size_of_a_dora_is_that_of_its_factors_and_magnitudes() {
+        let layer = fresh_dora(base(true, &Device::flex()), 0.0);
+        assert_eq!(layer.update.unwrap().num_params(), 2 * (D_INPUT + D_OUTPUT) + D_OUTPUT);
     }
 
     #[test]

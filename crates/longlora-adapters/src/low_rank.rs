@@ -1,10 +1,10 @@
 //! The trainable update of a linear layer.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Shape, Tensor, TensorData};
 use rand::{Rng, RngExt};
 
-use crate::config::LoraConfig;
+use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
 
 /// A low-rank update `scale · (x·A)·B` (LoRA, arXiv:2106.09685, eq. 3).
@@ -16,7 +16,9 @@ pub struct LowRank {
     pub lora_a: Param<Tensor<2>>,
     /// B: `[rank, d_output]`
     pub lora_b: Param<Tensor<2>>,
-    /// `alpha / rank`
+    /// DoRA's magnitudes, the length of each column of the composed weight: `[d_output]`
+    pub magnitude: Option<Param<Tensor<1>>>,
+    /// `alpha / rank` or `alpha / √rank`
     #[module(skip)]
     pub scale: f64,
     /// Probability with which an entry of the input is dropped in training.
@@ -25,34 +27,43 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// A as PEFT draws it, uniform in ±1/√d_input; B zero, so that the layer starts as its base.
-    pub fn new(
-        config: &LoraConfig,
-        [d_input, d_output]: [usize; 2],
-        random: &mut impl Rng,
-        device: &Device,
-    ) -> Self {
+    /// A as PEFT draws it, uniform in ±1/√d_input; B zero and magnitudes those of the weight, so that the layer starts as
+    /// its base. A weight that was never drawn stays so.
+    pub fn new(config: &UpdateConfig, weight: &Param<Tensor<2>>, random: &mut impl Rng) -> Self {
+        let (device, [d_input, d_output]) = (weight.lazy_device(), weight.lazy_shape().dims());
         let bound = 1.0 / (d_input as f32).sqrt();
         let a: Vec<f32> =
             (0..d_input * config.rank).map(|_| random.random_range(-bound..bound)).collect();
-        let a = Tensor::from_data(TensorData::new(a, [d_input, config.rank]), device);
+        let a = Tensor::from_data(TensorData::new(a, [d_input, config.rank]), &device);
         Self {
             lora_a: Param::from_tensor(a),
-            lora_b: Param::from_tensor(Tensor::zeros([config.rank, d_output], device)),
-            scale: config.scale(),
+            lora_b: Param::from_tensor(Tensor::zeros([config.rank, d_output], &device)),
+            magnitude: config.use_dora.then(|| magnitude_of(weight)),
+            scale: config.scale,
             dropout: config.dropout,
         }
     }
 
-    /// The update's share of the output.
+    /// The input as A sees it in training.
+    ///
+    /// # Shapes
+    /// - `x`, result: `[.., d_input]`
+    pub fn drop_entries<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        dropout: Option<Dropout>,
+    ) -> Tensor<D> {
+        match dropout {
+            Some(dropout) if self.dropout > 0.0 => dropout.apply(x, self.dropout),
+            _ => x,
+        }
+    }
+
+    /// The update's share of the output, before DoRA's factor.
     ///
     /// # Shapes
     /// - `x`: `[.., d_input]`; result: `[.., d_output]`
-    pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {
-        let x = match dropout {
-            Some(dropout) if self.dropout > 0.0 => dropout.apply(x, self.dropout),
-            _ => x,
-        };
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut shape: [usize; D] = x.dims();
         let d_input = shape[D - 1];
         let rows: usize = shape[..D - 1].iter().product();
@@ -66,22 +77,73 @@ impl LowRank {
     pub fn dense(&self) -> Tensor<2> {
         self.lora_a.val().matmul(self.lora_b.val()).mul_scalar(self.scale)
     }
+
+    /// DoRA's factor of each output, `m / ‖W + scale·A·B‖`, the norm taken by columns (arXiv:2402.09353, eq. 5):
+    /// `[d_output]`.
+    ///
+    /// The norm is a constant to the gradient (sec. 4.3), so the dense weight is built off the graph and gone at once.
+    pub fn dora_factor(&self, weight: Tensor<2>) -> Option<Tensor<1>> {
+        let magnitude = self.magnitude.as_ref()?;
+        let (a, b) = (off_graph(self.lora_a.val()), off_graph(self.lora_b.val()));
+        let composed = a.matmul(b).mul_scalar(self.scale) + off_graph(weight);
+        // A column of zeros has no direction; it stays zero instead of becoming NaN.
+        Some(magnitude.val() / column_norms(composed).clamp_min(f32::MIN_POSITIVE))
+    }
+
+    /// The weight with the update in it: `[d_input, d_output]`.
+    pub fn compose(&self, weight: Tensor<2>) -> Tensor<2> {
+        let dtype = weight.dtype();
+        let composed = weight.clone() + self.dense().cast(dtype);
+        match self.dora_factor(weight) {
+            None => composed,
+            Some(factor) => composed * factor.cast(dtype).unsqueeze(),
+        }
+    }
+}
+
+/// The lengths of a weight's columns, computed when they are first asked for.
+fn magnitude_of(weight: &Param<Tensor<2>>) -> Param<Tensor<1>> {
+    let (device, [_, d_output]) = (weight.lazy_device(), weight.lazy_shape().dims());
+    let weight = weight.clone();
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, require_grad| {
+            let lengths = column_norms(off_graph(weight.val())).to_device(device);
+            if require_grad { lengths.require_grad() } else { lengths }
+        },
+        device,
+        true,
+        Shape::new([d_output]),
+    )
+}
+
+fn column_norms(weight: Tensor<2>) -> Tensor<1> {
+    (weight.clone() * weight).sum_dim(0).sqrt().squeeze_dim(0)
+}
+
+fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    tensor.detach().set_require_grad(false)
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::testing::{error, numbers, random};
 
-    fn fresh(config: &LoraConfig, shape: [usize; 2], seed: u64) -> LowRank {
-        LowRank::new(config, shape, &mut ChaCha8Rng::seed_from_u64(seed), &Device::flex())
+    const UPDATE: UpdateConfig =
+        UpdateConfig { rank: 8, alpha: 16.0, scale: 2.0, dropout: 0.0, use_dora: false };
+
+    fn fresh(config: &UpdateConfig, shape: [usize; 2], seed: u64) -> LowRank {
+        let weight = Param::from_tensor(random(shape, 0, &Device::flex()));
+        LowRank::new(config, &weight, &mut ChaCha8Rng::seed_from_u64(seed))
     }
 
     fn a_of(seed: u64) -> Vec<f64> {
-        let config = LoraConfig { rank: 9, ..LoraConfig::default() };
+        let config = UpdateConfig { rank: 9, ..UPDATE };
         numbers(fresh(&config, [400, 3], seed).lora_a.val())
     }
 
@@ -104,7 +166,7 @@ mod tests {
     fn a_is_drawn_from_the_seed_alone_and_b_is_zero() {
         assert_eq!(a_of(1), a_of(1));
         assert_ne!(a_of(1), a_of(2));
-        let b = fresh(&LoraConfig::default(), [4, 3], 1).lora_b.val();
+        let b = fresh(&UPDATE, [4, 3], 1).lora_b.val();
         assert_eq!(b.dims(), [8, 3]);
         assert!(numbers(b).iter().all(|&entry| entry == 0.0));
     }
@@ -112,22 +174,22 @@ mod tests {
     /// One rounding, of the scale before or after the product with B. Measured: 6.0e-8.
     #[test]
     fn the_dense_update_is_the_update_of_the_identity() {
-        let config = LoraConfig { rank: 2, alpha: 3.0, ..LoraConfig::default() };
+        let config = UpdateConfig { rank: 2, scale: 1.5, ..UPDATE };
         let device = Device::flex();
         let mut update = fresh(&config, [5, 7], 1);
         update.lora_b = Param::from_tensor(random([2, 7], 2, &device));
-        let error = error(update.forward(Tensor::eye(5, &device), None), update.dense());
+        let error = error(update.forward(Tensor::eye(5, &device)), update.dense());
         assert!(error <= 2e-7, "off by {error:e}");
     }
 
     #[test]
     fn entries_are_dropped_only_in_training_and_with_a_probability() {
-        let config = |dropout| LoraConfig { rank: 2, dropout, ..LoraConfig::default() };
+        let config = |dropout| UpdateConfig { rank: 2, dropout, ..UPDATE };
         let x = random([4, 5], 3, &Device::flex());
         let y = |dropout, source: Option<Dropout>| {
             let mut update = fresh(&config(dropout), [5, 7], 1);
             update.lora_b = Param::from_tensor(random([2, 7], 2, &Device::flex()));
-            numbers(update.forward(x.clone(), source))
+            numbers(update.forward(update.drop_entries(x.clone(), source)))
         };
         let undropped = y(0.0, None);
         assert_eq!(y(0.5, None), undropped);

@@ -2,16 +2,27 @@
 //!
 //! ```text
 //! adapter_config.json         PEFT's: rank, alpha, targets, modules_to_save
-//! adapter_model.safetensors   PEFT's: LoRA, norms and embeddings
+//! adapter_model.safetensors   PEFT's: LoRA, norms, embeddings and head
 //! longlora.json               ours: RoPE, attention pattern, training context, kinds of what is trained
 //! rope_offsets.safetensors    ours: learnable offsets, if there are any
 //! ```
+//!
+//! Read is what PEFT 0.17 and 0.18 write for LoRA, rsLoRA and DoRA: every option that changes what is computed has the
+//! meaning that it has there, or is refused by name. Written is what they read, and they compute what we do.
+//!
+//! Where the head of a model is its embedding table, PEFT trains and stores the two apart: an embedding that is saved
+//! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and read
+//! two equal tables as one that is tied.
+
+mod options;
+mod tables;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use longlora_adapters::{AdapterConfig, LoraConfig, RopeConfig, RopeOffsetConfig, TargetModule};
+use longlora_adapters::{AdapterConfig, RopeConfig, RopeOffsetConfig};
 use longlora_attention::AttentionPattern;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,13 +30,19 @@ use serde_json::{Value, json};
 use crate::error::LlamaError;
 use crate::files::{read_tensors, write_atomically, write_tensors};
 use crate::llama::Llama;
+use crate::modules::{EMBEDDING, HEAD, ModuleKind, NamedModule, named_modules};
 use crate::parameters::{Selection, collect, restore};
+use options::PeftConfig;
 
 const PEFT_CONFIG: &str = "adapter_config.json";
 const PEFT_MODEL: &str = "adapter_model.safetensors";
+const PEFT_PICKLE: &str = "adapter_model.bin";
 const OUR_CONFIG: &str = "longlora.json";
 const OUR_MODEL: &str = "rope_offsets.safetensors";
 const PEFT_PREFIX: &str = "base_model.model.";
+
+/// Tensors by their names in a checkpoint.
+type Tensors = BTreeMap<String, TensorData>;
 
 /// What an adapter needs to be used as it was trained, and PEFT does not record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,8 +87,13 @@ pub fn save_adapter(
 ) -> Result<(), LlamaError> {
     std::fs::create_dir_all(folder).map_err(LlamaError::file("create", folder))?;
     let tensors = collect(llama, &Selection::Adapter(config.clone()));
-    let (offsets, tensors): (BTreeMap<_, _>, BTreeMap<_, _>) =
+    let (offsets, mut tensors): (Tensors, Tensors) =
         tensors.into_iter().partition(|(name, _)| name.ends_with(".delta"));
+    let both_roles = config.embeddings && llama.lm_head.is_none();
+    if both_roles {
+        let table = tensors[&weight_of(EMBEDDING)].clone();
+        tensors.insert(weight_of(HEAD), table);
+    }
     let tensors =
         tensors.into_iter().map(|(name, tensor)| (format!("{PEFT_PREFIX}{name}"), tensor));
     write_tensors(&folder.join(PEFT_MODEL), &tensors.collect())?;
@@ -79,12 +101,14 @@ pub fn save_adapter(
         write_tensors(&folder.join(OUR_MODEL), &offsets)?;
     }
     write_json(&folder.join(OUR_CONFIG), &serde_json::to_value(facts).expect("facts are JSON"))?;
-    write_json(&folder.join(PEFT_CONFIG), &peft_config(config, base_model))
+    let saved = AdapterConfig { head: config.head || both_roles, ..config.clone() };
+    write_json(&folder.join(PEFT_CONFIG), &peft_config(&saved, &named_modules(llama), base_model))
 }
 
 /// Attaches the adapter of a folder to its base model, ours or PEFT's own.
 ///
-/// Without `longlora.json` the adapter comes from PEFT: the model keeps its own RoPE.
+/// Without `longlora.json` the adapter comes from PEFT: the model keeps its own RoPE. A tied head that the adapter
+/// parts from the embedding table is untied.
 ///
 /// # Errors
 /// [`LlamaError`], naming the file and the tensor or key.
@@ -100,39 +124,110 @@ pub fn load_adapter(
         path if path.exists() => Some(read_json::<AdapterFacts>(&path)?),
         _ => None,
     };
-    let offset = facts.as_ref().and_then(|facts| facts.rope_offset);
-    let config = read_peft_config(&folder.join(PEFT_CONFIG), offset)?;
-
     let mut llama = llama;
     if let Some(facts) = &facts {
         facts.check(&llama, &folder.join(OUR_CONFIG))?;
         llama.config.rope = facts.rope.clone();
     }
+    let modules = named_modules(&llama);
+    let peft = PeftConfig::read(&folder.join(PEFT_CONFIG), &modules)?;
+    let mut tensors = read_peft_tensors(folder)?;
     let model_path = folder.join(PEFT_MODEL);
-    let mut tensors = read_tensors(&model_path)?;
-    if offset.is_some() {
-        tensors.extend(read_tensors(&folder.join(OUR_MODEL))?);
-    }
-    let llama = llama.attach(&config, 0);
+    let (embeddings, head) = tables::settle(&mut tensors, &peft, &llama, &model_path)?;
+    let rope_offset = facts.as_ref().and_then(|facts| facts.rope_offset);
+    let norms = keep_other_norms(&mut tensors, &peft, &llama, &modules);
+    let config = AdapterConfig { lora: peft.lora, norms, embeddings, head, rope_offset };
+    config
+        .validate()
+        .map_err(|source| LlamaError::Adapter { path: folder.join(PEFT_CONFIG), source })?;
+    let offsets = match rope_offset {
+        Some(_) => read_tensors(&folder.join(OUR_MODEL))?,
+        None => Tensors::new(),
+    };
+    let llama = fill(llama.attach(&config, 0), &config, tensors, offsets, folder)?;
+    Ok((llama, config, facts))
+}
+
+/// Puts the tensors of both files in their places; each has to have one, and each place its tensor.
+fn fill(
+    llama: Llama,
+    config: &AdapterConfig,
+    mut tensors: Tensors,
+    mut offsets: Tensors,
+    folder: &Path,
+) -> Result<Llama, LlamaError> {
+    let (model_path, offset_path) = (folder.join(PEFT_MODEL), folder.join(OUR_MODEL));
+    let named = |name: &str| match name.ends_with(".delta") {
+        true => (&offset_path, name.to_owned()),
+        false => (&model_path, format!("{PEFT_PREFIX}{name}")),
+    };
     let selection = Selection::Adapter(config.clone());
-    let llama = restore(llama, &selection, &model_path, |name| {
-        take(&mut tensors, name).ok_or_else(|| LlamaError::Missing {
-            path: model_path.clone(),
-            tensor: format!("{PEFT_PREFIX}{name}"),
+    let filled = restore(llama, &selection, &model_path, |name| {
+        tensors.remove(name).or_else(|| offsets.remove(name)).ok_or_else(|| {
+            let (path, tensor) = named(name);
+            LlamaError::Missing { path: path.clone(), tensor }
         })
+    });
+    let llama = filled.map_err(|error| match error {
+        LlamaError::Shape { tensor, found, needed, .. } => {
+            let (path, tensor) = named(&tensor);
+            LlamaError::Shape { path: path.clone(), tensor, found, needed }
+        }
+        other => other,
     })?;
-    match tensors.into_keys().next() {
-        None => Ok((llama, config, facts)),
-        Some(tensor) => Err(LlamaError::Unused { path: model_path, tensor }),
+    let tensors = tensors.into_keys().map(|name| (&model_path, format!("{PEFT_PREFIX}{name}")));
+    match tensors.chain(offsets.into_keys().map(|name| (&offset_path, name))).next() {
+        None => Ok(llama),
+        Some((path, tensor)) => Err(LlamaError::Unused { path: path.clone(), tensor }),
     }
 }
 
-fn take(tensors: &mut BTreeMap<String, TensorData>, name: &str) -> Option<TensorData> {
-    tensors.remove(&format!("{PEFT_PREFIX}{name}")).or_else(|| tensors.remove(name))
+/// The tensors of PEFT's file, without the prefix that all of them have.
+fn read_peft_tensors(folder: &Path) -> Result<Tensors, LlamaError> {
+    let path = folder.join(PEFT_MODEL);
+    if !path.exists() && folder.join(PEFT_PICKLE).exists() {
+        return Err(LlamaError::Pickle { path: folder.to_owned() });
+    }
+    let tensors = read_tensors(&path)?.into_iter().map(|(name, tensor)| {
+        match name.strip_prefix(PEFT_PREFIX) {
+            Some(name) => Ok((name.to_owned(), tensor)),
+            None => Err(LlamaError::Unused { path: path.clone(), tensor: name }),
+        }
+    });
+    tensors.collect()
+}
+
+/// Whether norms are trained. PEFT may save some of them, we all or none: the others get the values that they have.
+fn keep_other_norms(
+    tensors: &mut Tensors,
+    peft: &PeftConfig,
+    llama: &Llama,
+    modules: &[NamedModule],
+) -> bool {
+    let norms = modules.iter().filter(|module| module.kind == ModuleKind::Norm);
+    let (saved, others): (Vec<_>, Vec<_>) =
+        norms.partition(|module| peft.saved.contains(&module.name));
+    if saved.is_empty() {
+        return false;
+    }
+    let all = AdapterConfig {
+        lora: None,
+        norms: true,
+        embeddings: false,
+        head: false,
+        rope_offset: None,
+    };
+    let mut own = collect(llama, &Selection::Adapter(all));
+    for name in others.into_iter().map(|module| weight_of(&module.name)) {
+        if let Some(weight) = own.remove(&name) {
+            tensors.entry(name).or_insert(weight);
+        }
+    }
+    true
 }
 
 /// What PEFT 0.17 needs to read the adapter.
-fn peft_config(config: &AdapterConfig, base_model: &str) -> Value {
+fn peft_config(config: &AdapterConfig, modules: &[NamedModule], base_model: &str) -> Value {
     let mut modules_to_save: Vec<&str> = vec![];
     if config.norms {
         modules_to_save.extend(["input_layernorm", "post_attention_layernorm", "norm"]);
@@ -140,10 +235,18 @@ fn peft_config(config: &AdapterConfig, base_model: &str) -> Value {
     if config.embeddings {
         modules_to_save.push("embed_tokens");
     }
-    let lora = config.lora.clone().unwrap_or_default();
-    let targets: Vec<&str> = match &config.lora {
-        Some(lora) => lora.target_modules.iter().map(|module| module.name()).collect(),
-        None => vec![],
+    if config.head {
+        modules_to_save.push("lm_head");
+    }
+    let described = config.lora.as_ref().map(|lora| targets::described(lora, modules));
+    let lora = described.clone().unwrap_or_default();
+    let targets = match &described {
+        Some(lora) => json!(lora.target_modules),
+        None => json!(targets::NO_TARGETS),
+    };
+    let unless_empty = |names: Value| match &names {
+        Value::Array(list) if list.is_empty() => Value::Null,
+        _ => names,
     };
     json!({
         "peft_type": "LORA",
@@ -152,8 +255,13 @@ fn peft_config(config: &AdapterConfig, base_model: &str) -> Value {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
+        "use_rslora": lora.use_rslora,
+        "use_dora": lora.use_dora,
         "target_modules": targets,
-        "modules_to_save": if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) },
+        "exclude_modules": unless_empty(json!(lora.exclude_modules)),
+        "rank_pattern": lora.rank_pattern,
+        "alpha_pattern": lora.alpha_pattern,
+        "modules_to_save": unless_empty(json!(modules_to_save)),
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -161,103 +269,8 @@ fn peft_config(config: &AdapterConfig, base_model: &str) -> Value {
     })
 }
 
-/// The keys of PEFT's file that change what an adapter computes.
-#[derive(Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    target_modules: Vec<String>,
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default = "no_bias")]
-    bias: String,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    init_lora_weights: Value,
-    #[serde(default)]
-    rank_pattern: BTreeMap<String, usize>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, f64>,
-}
-
-fn no_bias() -> String {
-    "none".to_owned()
-}
-
-fn read_peft_config(
-    path: &Path,
-    rope_offset: Option<RopeOffsetConfig>,
-) -> Result<AdapterConfig, LlamaError> {
-    let peft: PeftConfig = read_json(path)?;
-    peft.refuse_what_we_would_ignore(path)?;
-    let adapter = |source| LlamaError::Adapter { path: path.to_owned(), source };
-    let targets: Result<Vec<TargetModule>, _> =
-        peft.target_modules.iter().map(|name| name.parse()).collect();
-    let mut target_modules = targets.map_err(adapter)?;
-    target_modules.sort_unstable();
-    let saved = peft.modules_to_save.unwrap_or_default();
-    let lora = (!target_modules.is_empty()).then_some(LoraConfig {
-        rank: peft.r,
-        alpha: peft.lora_alpha,
-        dropout: peft.lora_dropout,
-        target_modules,
-    });
-    let config = AdapterConfig {
-        lora,
-        norms: saved.iter().any(|name| name.ends_with("norm")),
-        embeddings: saved.iter().any(|name| name == "embed_tokens"),
-        rope_offset,
-    };
-    config.validate().map_err(adapter)?;
-    Ok(config)
-}
-
-impl PeftConfig {
-    fn refuse_what_we_would_ignore(&self, path: &Path) -> Result<(), LlamaError> {
-        let refuse = |key, value: String, supported| {
-            Err(LlamaError::Unsupported { path: path.to_owned(), key, value, supported })
-        };
-        if self.peft_type != "LORA" {
-            return refuse("peft_type", self.peft_type.clone(), "supported is `LORA`");
-        }
-        if self.bias != "none" {
-            return refuse("bias", self.bias.clone(), "supported is `none`");
-        }
-        if self.use_rslora {
-            return refuse("use_rslora", "true".to_owned(), "supported is `false`");
-        }
-        if self.use_dora {
-            return refuse("use_dora", "true".to_owned(), "supported is `false`");
-        }
-        // These split the base weights when PEFT attaches them; the other ways only draw A and B.
-        let splitting = ["pissa", "olora", "corda", "loftq"];
-        if let Value::String(init) = &self.init_lora_weights
-            && splitting.iter().any(|name| init.starts_with(name))
-        {
-            let supported = "let PEFT convert it to a plain LoRA first";
-            return refuse("init_lora_weights", init.clone(), supported);
-        }
-        if let Some((module, rank)) = self.rank_pattern.iter().next() {
-            let value = format!("{module}: {rank}");
-            return refuse("rank_pattern", value, "supported is one rank for all");
-        }
-        if let Some((module, alpha)) = self.alpha_pattern.iter().next() {
-            let value = format!("{module}: {alpha}");
-            return refuse("alpha_pattern", value, "supported is one alpha for all");
-        }
-        let known = ["input_layernorm", "post_attention_layernorm", "norm", "embed_tokens"];
-        let saved = self.modules_to_save.iter().flatten();
-        if let Some(module) = saved.into_iter().find(|module| !known.contains(&module.as_str())) {
-            let supported = "supported are norms and `embed_tokens`";
-            return refuse("modules_to_save", module.clone(), supported);
-        }
-        Ok(())
-    }
+fn weight_of(module: &str) -> String {
+    format!("{module}.weight")
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, LlamaError> {

@@ -1,6 +1,8 @@
 //! Attaching adapters to a model, and merging them into it.
 
-use burn::module::Module;
+use burn::module::{Module, Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::Shape;
 use longlora_adapters::{
     AdapterConfig, LoraConfig, LoraLinear, RopeGranularity, RopeOffset, TargetModule,
 };
@@ -14,7 +16,7 @@ use crate::parameters::identify_by_path;
 
 impl Llama {
     /// Freezes the model and attaches what `config` trains; `seed` draws the A matrices. The function computed is
-    /// unchanged: B matrices and RoPE offsets are zero.
+    /// unchanged: B matrices and RoPE offsets are zero, magnitudes those of the weights.
     pub fn attach(self, config: &AdapterConfig, seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut llama = self.freeze();
@@ -30,10 +32,11 @@ impl Llama {
         let layers = std::mem::take(&mut llama.model.layers);
         llama.model.layers = layers
             .into_iter()
-            .map(|mut block| {
+            .enumerate()
+            .map(|(layer, mut block)| {
                 block.self_attn.rope_offset = offset(false);
                 if let Some(lora) = &config.lora {
-                    block = block.attach(lora, &mut random);
+                    block = block.attach(layer, lora, &mut random);
                 }
                 if config.norms {
                     block.input_layernorm = block.input_layernorm.unfreeze();
@@ -50,7 +53,32 @@ impl Llama {
         if config.embeddings {
             llama.model.embed_tokens = llama.model.embed_tokens.unfreeze();
         }
+        if config.head {
+            llama = llama.untie();
+            llama.lm_head = llama.lm_head.map(Module::unfreeze);
+        }
         identify_by_path(llama)
+    }
+
+    /// The same function, with a head of its own: a frozen copy of the embedding table, if that was the head.
+    pub fn untie(mut self) -> Self {
+        if self.lm_head.is_some() {
+            return self;
+        }
+        let table = self.model.embed_tokens.weight.clone();
+        let [vocab, hidden] = table.lazy_shape().dims();
+        let device = table.lazy_device();
+        // A table that was never drawn stays so.
+        let head = move |device: &_, require_grad| {
+            let head = table.val().detach().set_require_grad(false).transpose().to_device(device);
+            if require_grad { head.require_grad() } else { head }
+        };
+        let shape = Shape::new([hidden, vocab]);
+        let weight = Param::uninitialized(ParamId::new(), head, device, false, shape);
+        self.lm_head = Some(Linear { weight, bias: None });
+        self.config.tie_word_embeddings = false;
+        self.config.hugging_face.insert("tie_word_embeddings".to_owned(), false.into());
+        self
     }
 
     /// A model all of whose weights are trained.
@@ -58,48 +86,48 @@ impl Llama {
         identify_by_path(self.unfreeze())
     }
 
-    /// Adds the low-rank updates to the weights. RoPE offsets stay beside them: no weight can express them.
+    /// Puts the low-rank updates into the weights. RoPE offsets stay beside them: no weight can express them.
     pub fn merge(mut self) -> Self {
-        let layers = std::mem::take(&mut self.model.layers);
-        self.model.layers =
-            layers.into_iter().map(|block| block.map_linear(|_, layer| layer.merge())).collect();
+        let layers = std::mem::take(&mut self.model.layers).into_iter().enumerate();
+        let merge =
+            |(layer, block): (_, Block)| block.map_linear(layer, |_, linear| linear.merge());
+        self.model.layers = layers.map(merge).collect();
         self
     }
 }
 
 impl Block {
-    fn attach(self, config: &LoraConfig, random: &mut ChaCha8Rng) -> Self {
-        self.map_linear(|module, layer| {
-            if config.target_modules.contains(&module) {
-                layer.attach(config, random)
-            } else {
-                layer
-            }
+    fn attach(self, layer: usize, config: &LoraConfig, random: &mut ChaCha8Rng) -> Self {
+        self.map_linear(layer, |path, linear| match config.of(path) {
+            Some(update) => linear.attach(&update, random),
+            None => linear,
         })
     }
 
-    /// Applies `change` to each linear layer, in the order of [`TargetModule::ALL`].
+    /// Applies `change` to each linear layer, with its Hugging Face path, in the order of [`TargetModule::ALL`].
     fn map_linear(
         mut self,
-        mut change: impl FnMut(TargetModule, LoraLinear) -> LoraLinear,
+        layer: usize,
+        mut change: impl FnMut(&str, LoraLinear) -> LoraLinear,
     ) -> Self {
         let attention = &mut self.self_attn;
-        let mut layers = vec![
-            (TargetModule::QProj, &mut attention.q_proj),
-            (TargetModule::KProj, &mut attention.k_proj),
-            (TargetModule::VProj, &mut attention.v_proj),
-            (TargetModule::OProj, &mut attention.o_proj),
+        let mut linears = vec![
+            ("self_attn", TargetModule::QProj, &mut attention.q_proj),
+            ("self_attn", TargetModule::KProj, &mut attention.k_proj),
+            ("self_attn", TargetModule::VProj, &mut attention.v_proj),
+            ("self_attn", TargetModule::OProj, &mut attention.o_proj),
         ];
         // Experts have layers of other names, which are no targets.
         if let FeedForward::Dense(mlp) = &mut self.mlp {
-            layers.extend([
-                (TargetModule::GateProj, &mut mlp.gate_proj),
-                (TargetModule::UpProj, &mut mlp.up_proj),
-                (TargetModule::DownProj, &mut mlp.down_proj),
+            linears.extend([
+                ("mlp", TargetModule::GateProj, &mut mlp.gate_proj),
+                ("mlp", TargetModule::UpProj, &mut mlp.up_proj),
+                ("mlp", TargetModule::DownProj, &mut mlp.down_proj),
             ]);
         }
-        for (module, layer) in layers {
-            *layer = change(module, layer.clone());
+        for (part, module, linear) in linears {
+            let path = format!("model.layers.{layer}.{part}.{module}");
+            *linear = change(&path, linear.clone());
         }
         self
     }

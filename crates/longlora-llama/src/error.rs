@@ -60,6 +60,47 @@ pub enum LlamaError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// An option of PEFT that nobody here has heard of, and that may change what is computed.
+    #[error(
+        "`{path}` has `{key}` = `{value}`, which this version does not know; it knows PEFT up to 0.18"
+    )]
+    UnknownOption {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A value of another type than its key has.
+    #[error("`{path}` has `{key}` = `{value}`, but `{key}` is {needed}")]
+    OptionType {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value, as JSON.
+        value: String,
+        /// What its values are.
+        needed: &'static str,
+    },
+    /// Parts of an adapter that cannot both be true.
+    #[error("`{path}` contradicts itself: {reason}")]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// The contradiction.
+        reason: String,
+    },
+    /// An adapter in a format that can run code when it is read.
+    #[error(
+        "`{path}` has `adapter_model.bin` instead of `adapter_model.safetensors`; convert it: load the adapter with PEFT \
+         and save it again"
+    )]
+    Pickle {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Numbers that contradict each other.
     #[error("`{path}` does not describe a model: {reason}")]
     Config {

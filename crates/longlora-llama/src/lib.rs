@@ -29,6 +29,7 @@ mod attach;
 mod trainable;
 mod names;
 mod parameters;
+mod modules;
 mod files;
 mod pickle;
 mod checkpoint;

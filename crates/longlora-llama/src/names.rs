@@ -16,6 +16,9 @@ pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
         Some((layer, "gamma")) => (format!("{layer}.weight"), false),
         Some((layer, "lora_a")) => (format!("{}.lora_A.weight", without(layer, "update")), true),
         Some((layer, "lora_b")) => (format!("{}.lora_B.weight", without(layer, "update")), true),
+        Some((layer, "magnitude")) => {
+            (format!("{}.lora_magnitude_vector", without(layer, "update")), false)
+        }
         Some((layer, "weight")) if layer.ends_with(".base") => {
             (format!("{}.weight", without(layer, "base")), true)
         }
@@ -85,6 +88,11 @@ mod tests {
             &format!("{layer}.q_proj.update.lora_a"),
             &format!("{layer}.q_proj.lora_A.weight"),
             true,
+        );
+        check(
+            &format!("{layer}.q_proj.update.magnitude"),
+            &format!("{layer}.q_proj.lora_magnitude_vector"),
+            false,
         );
         check(&format!("{layer}.rope_offset.delta"), &format!("{layer}.rope_offset.delta"), false);
     }

@@ -20,7 +20,7 @@ use crate::names::checkpoint_name;
 pub enum Selection {
     /// The weights of the model itself, without adapters.
     Base,
-    /// What an adapter trains: its own tensors, and the norms and embeddings if it says so.
+    /// What an adapter trains: its own tensors, and the norms, embeddings and head if it says so.
     Adapter(AdapterConfig),
 }
 
@@ -31,16 +31,18 @@ pub(crate) enum Role {
     RopeOffset,
     Norm,
     Embedding,
+    Head,
     Weight,
 }
 
 impl Role {
     pub(crate) fn of(path: &str) -> Self {
         match path.rsplit_once('.') {
-            Some((_, "lora_a" | "lora_b")) => Self::Lora,
+            Some((_, "lora_a" | "lora_b" | "magnitude")) => Self::Lora,
             Some((_, "delta")) => Self::RopeOffset,
             Some((_, "gamma")) => Self::Norm,
             Some((layer, "weight")) if layer.ends_with("embed_tokens") => Self::Embedding,
+            Some(("lm_head", "weight")) => Self::Head,
             _ => Self::Weight,
         }
     }
@@ -57,6 +59,7 @@ impl Selection {
                 Role::RopeOffset => config.rope_offset.is_some(),
                 Role::Norm => config.norms,
                 Role::Embedding => config.embeddings,
+                Role::Head => config.head,
                 Role::Weight => false,
             },
         }

@@ -19,7 +19,7 @@ pub struct Trainable {
     pub norms: usize,
     /// Token embeddings.
     pub embeddings: usize,
-    /// Other weights: those of the projections, MLPs and head, when the whole model is trained.
+    /// Other weights: the head, and those of the projections and MLPs when the whole model is trained.
     pub weights: usize,
     /// What stays as it is.
     pub frozen: usize,
@@ -102,7 +102,7 @@ impl ModuleVisitor for Counter<'_> {
             Role::RopeOffset => &mut count.rope_offsets,
             Role::Norm => &mut count.norms,
             Role::Embedding => &mut count.embeddings,
-            Role::Weight => &mut count.weights,
+            Role::Head | Role::Weight => &mut count.weights,
         };
         *kind += param.lazy_shape().num_elements();
     }

@@ -87,6 +87,12 @@ struct AdapterArgs {
     /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
     #[arg(long, value_name = "MODULE,…", value_delimiter = ',')]
     lora_target: Option<Vec<TargetModule>>,
+    /// Scale them by alpha / √rank: rank-stabilized LoRA
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    use_rslora: Option<bool>,
+    /// Train the magnitude of each output beside them: DoRA
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    use_dora: Option<bool>,
     /// Train the norms
     #[arg(long, value_name = "BOOL")]
     train_norm: Option<bool>,
@@ -345,10 +351,14 @@ fn finish(
 impl AdapterArgs {
     fn apply(&self, config: &mut AdapterConfig) {
         if self.asks_for_lora() {
-            let lora = config.lora.get_or_insert_with(LoraConfig::default);
+            config.lora.get_or_insert_with(LoraConfig::default);
+        }
+        if let Some(lora) = &mut config.lora {
             lora.rank = self.lora_rank.unwrap_or(lora.rank);
             lora.alpha = self.lora_alpha.unwrap_or(lora.alpha);
             lora.dropout = self.lora_dropout.unwrap_or(lora.dropout);
+            lora.use_rslora = self.use_rslora.unwrap_or(lora.use_rslora);
+            lora.use_dora = self.use_dora.unwrap_or(lora.use_dora);
             if let Some(targets) = &self.lora_target {
                 lora.target_modules.clone_from(targets);
             }
@@ -373,6 +383,8 @@ impl AdapterArgs {
             || self.lora_alpha.is_some()
             || self.lora_dropout.is_some()
             || self.lora_target.is_some()
+            || self.use_rslora == Some(true)
+            || self.use_dora == Some(true)
     }
 }
 

@@ -1,0 +1,88 @@
+//! The embedding table and the head of an adapter, as PEFT would use them.
+
+use std::path::Path;
+
+use burn::tensor::TensorData;
+
+use super::options::PeftConfig;
+use super::{Tensors, weight_of};
+use crate::error::LlamaError;
+use crate::llama::Llama;
+use crate::modules::{EMBEDDING, HEAD};
+
+/// `(embeddings, head)`: whether the adapter brings a table of embeddings and a head of its own. Leaves in `tensors`
+/// what is to be put there, and nothing else of the two.
+///
+/// PEFT writes both tables as part of the base, too, when it was told to or when the vocabulary was resized; such tables
+/// are in force without a word in `modules_to_save`.
+pub(super) fn settle(
+    tensors: &mut Tensors,
+    peft: &PeftConfig,
+    llama: &Llama,
+    path: &Path,
+) -> Result<(bool, bool), LlamaError> {
+    let original = remove_wrapping(tensors);
+    let in_file = |tensors: &Tensors, module| tensors.contains_key(&weight_of(module));
+    let embeddings = peft.saved.contains(EMBEDDING) || in_file(tensors, EMBEDDING);
+    if llama.lm_head.is_some() {
+        return Ok((embeddings, peft.saved.contains(HEAD) || in_file(tensors, HEAD)));
+    }
+
+    let table = tensors.get(&weight_of(EMBEDDING)).cloned();
+    let mut head = tensors.remove(&weight_of(HEAD));
+    if peft.saved.contains(HEAD) && head.is_none() {
+        // It is missed when it is to be put in place.
+        return Ok((embeddings, true));
+    }
+    if !peft.saved.contains(HEAD) {
+        // Then it is the table of the base, under one of its other names.
+        head = agreed(head, original, path)?;
+    }
+    if !peft.saved.contains(EMBEDDING) && !peft.saved.contains(HEAD) || peft.ensure_weight_tying {
+        agreed(table, head, path)?;
+        return Ok((embeddings, false));
+    }
+    if let (Some(table), Some(head)) = (&table, &head)
+        && same(table, head)
+    {
+        return Ok((embeddings, false));
+    }
+    let own = || llama.model.embed_tokens.weight.val().without_autodiff().into_data();
+    tensors.insert(weight_of(HEAD), head.unwrap_or_else(own));
+    Ok((embeddings, true))
+}
+
+/// Removes what PEFT writes of the insides of a saved module; the table of the base, if that is among it.
+fn remove_wrapping(tensors: &mut Tensors) -> Option<TensorData> {
+    for module in [EMBEDDING, HEAD] {
+        if tensors.contains_key(&weight_of(module)) {
+            tensors.remove(&format!("{module}.modules_to_save.weight"));
+        }
+    }
+    tensors.remove(&format!("{HEAD}.original_module.weight"));
+    tensors.remove(&format!("{EMBEDDING}.original_module.weight"))
+}
+
+/// One of two tensors that have to be the same, if both are there.
+fn agreed(
+    one: Option<TensorData>,
+    other: Option<TensorData>,
+    path: &Path,
+) -> Result<Option<TensorData>, LlamaError> {
+    if let (Some(one), Some(other)) = (&one, &other)
+        && !same(one, other)
+    {
+        let reason = format!(
+            "the model's head is its embedding table, and the adapter holds two different tables for it, `{}` and `{}`",
+            weight_of(EMBEDDING),
+            weight_of(HEAD),
+        );
+        return Err(LlamaError::Contradiction { path: path.to_owned(), reason });
+    }
+    Ok(one.or(other))
+}
+
+fn same(one: &TensorData, other: &TensorData) -> bool {
+    let f32s = |tensor: &TensorData| tensor.clone().convert::<f32>();
+    one.shape() == other.shape() && f32s(one).as_bytes() == f32s(other).as_bytes()
+}
