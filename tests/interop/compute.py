@@ -1,78 +1,79 @@
-"""What another program computes with files of ours: greedy text, and logits at short and at long positions.
+"""What another program makes of files of ours: token ids, mean negative log-likelihood, and a greedy continuation.
 
-usage: compute.py peft BASE ADAPTER IDS    | compute.py transformers MODEL IDS | compute.py llama FILE.gguf IDS
-IDS is a JSON file {"prompt": [..], "new_tokens": n, "long": [..], "rope_scaling": {..} or null, "context": n}.
-Prints JSON: {"greedy": [ids], "logits": [[..] of the last position of "prompt", [..] of the last position of "long"]}.
+usage: compute.py peft BASE ADAPTER TEXT.txt NEW_TOKENS
+       compute.py transformers MODEL TEXT.txt NEW_TOKENS
+       compute.py llama FILE.gguf TEXT.txt NEW_TOKENS
+Prints JSON: {"ids": of the text, "nll": mean over all but the first, in nats, "continuation": text}.
 """
 import json
+import math
 import sys
 
 
-def from_transformers(model, ids):
+def with_torch(model, tokenizer, text, new_tokens):
     import torch
 
-    def logits(tokens):
-        with torch.no_grad():
-            return model(torch.tensor([tokens])).logits[0, -1].float().tolist()
-
-    tokens = list(ids["prompt"])
-    for _ in range(ids["new_tokens"]):
-        row = logits(tokens)
-        tokens.append(max(range(len(row)), key=row.__getitem__))
-    greedy = tokens[len(ids["prompt"]):]
-    return {"greedy": greedy, "logits": [logits(ids["prompt"]), logits(ids["long"])]}
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        nll = model(ids, labels=ids).loss.item()
+        written = model.generate(ids, do_sample=False, max_new_tokens=new_tokens)
+    new = written[0, ids.shape[1]:]
+    return {"ids": ids[0].tolist(), "nll": nll, "continuation": tokenizer.decode(new, skip_special_tokens=True)}
 
 
-def load(path, ids, **more):
+def load(path):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path)
-    if ids.get("rope_scaling"):
-        config.rope_scaling = ids["rope_scaling"]
-        config.max_position_embeddings = ids["context"]
-    return AutoModelForCausalLM.from_pretrained(path, config=config, torch_dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32).eval()
 
 
-def with_llama_cpp(path, ids):
+def tokenizer(path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def with_llama_cpp(path, text, new_tokens):
     import llama_cpp
+    import numpy
 
-    context = max(len(ids["prompt"]) + ids["new_tokens"], len(ids["long"])) + 1
-    model = llama_cpp.Llama(path, n_ctx=context, n_batch=512, logits_all=False, verbose=False)
-
-    def logits(tokens):
-        model.reset()
-        model.eval(tokens)
-        return [float(x) for x in llama_row(model)]
-
-    def llama_row(model):
-        pointer = llama_cpp.llama_get_logits_ith(model.ctx, -1)
-        return pointer[: model.n_vocab()]
-
-    tokens = list(ids["prompt"])
-    for _ in range(ids["new_tokens"]):
-        row = logits(tokens)
-        tokens.append(max(range(len(row)), key=row.__getitem__))
-    greedy = tokens[len(ids["prompt"]):]
-    return {"greedy": greedy, "logits": [logits(ids["prompt"]), logits(ids["long"])]}
+    model = llama_cpp.Llama(path, n_ctx=2048, n_batch=2048, logits_all=True, verbose=False)
+    ids = model.tokenize(text.encode(), add_bos=model._model.add_bos_token(), special=True)
+    model.eval(ids)
+    rows = numpy.asarray(model.scores[: len(ids) - 1], dtype=numpy.float64)
+    shifted = rows - rows.max(axis=1, keepdims=True)
+    chosen = shifted[numpy.arange(len(ids) - 1), ids[1:]]
+    nll = float((numpy.log(numpy.exp(shifted).sum(axis=1)) - chosen).mean())
+    new = []
+    for _ in range(new_tokens):
+        token = int(numpy.argmax(model.scores[model.n_tokens - 1]))
+        if token == model.token_eos():
+            break
+        new.append(token)
+        model.eval([token])
+    return {"ids": list(ids), "nll": nll, "continuation": model.detokenize(new, prev_tokens=ids).decode()}
 
 
 def main():
-    kind, *paths, ids = sys.argv[1:]
-    with open(ids) as file:
-        ids = json.load(file)
+    kind, *paths, file, new_tokens = sys.argv[1:]
+    with open(file, encoding="utf-8") as opened:
+        text = opened.read()
+    new_tokens = int(new_tokens)
     if kind == "peft":
         from peft import PeftModel
 
         base, adapter = paths
-        result = from_transformers(PeftModel.from_pretrained(load(base, ids), adapter).eval(), ids)
+        model = PeftModel.from_pretrained(load(base), adapter).eval()
+        result = with_torch(model, tokenizer(base), text, new_tokens)
     elif kind == "transformers":
-        result = from_transformers(load(paths[0], {}), ids)
+        result = with_torch(load(paths[0]), tokenizer(paths[0]), text, new_tokens)
     elif kind == "llama":
-        result = with_llama_cpp(paths[0], ids)
+        result = with_llama_cpp(paths[0], text, new_tokens)
     else:
         sys.exit(f"`{kind}` is neither peft, transformers nor llama")
-    json.dump(result, sys.stdout)
+    assert not math.isnan(result["nll"])
+    print(json.dumps(result))
 
 
 main()

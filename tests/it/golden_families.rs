@@ -1,6 +1,7 @@
 //! Against `transformers` 4.57.1, f32, on a CPU: tiny random models of every family.
 
 use burn::tensor::Device;
+use longlora_adapters::{AdapterConfig, TargetModule};
 use longlora_attention::AttentionPattern;
 use longlora_llama::{Family, LlamaConfig, Setting, load_weights};
 
@@ -61,4 +62,17 @@ fn a_family_of_ones_own() {
 
     let vectors = Vectors::read(&folder.join("golden.safetensors"));
     check_llama("seed_oss", llama.train_all(), &vectors, AttentionPattern::Full);
+}
+
+/// Experts take no LoRA, and are not passed over in silence.
+#[test]
+fn layers_that_a_model_does_not_have_are_no_targets() {
+    let mixtral = LlamaConfig::read(&golden("families/mixtral")).unwrap();
+    let mut adapters = AdapterConfig::longlora();
+    mixtral.check_adapters(&adapters).unwrap();
+    adapters.lora.as_mut().unwrap().target_modules = TargetModule::ALL.to_vec();
+    let error = mixtral.check_adapters(&adapters).unwrap_err().to_string();
+    assert!(error.contains("`mixtral`") && error.contains("`gate_proj`"), "{error}");
+    let llama = LlamaConfig::read(&golden("families/llama_tied")).unwrap();
+    llama.check_adapters(&adapters).unwrap();
 }

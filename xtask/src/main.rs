@@ -7,6 +7,7 @@ mod program;
 mod device;
 mod ci;
 mod models;
+mod interop;
 mod invariants;
 mod rust_source;
 mod workspace;
@@ -40,6 +41,8 @@ enum Task {
     Ci,
     /// Bring SmolLM2-135M, the real model of the tests, into `models`
     Models,
+    /// Check our files in Python's PEFT and transformers and in llama.cpp
+    Interop,
     /// A word that is none of the above is the program's, with all that follows it.
     #[command(external_subcommand)]
     Program(Vec<OsString>),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Test { cargo_args, test_args } => test(&cargo_args, &test_args),
         Task::Ci => ci::run(),
         Task::Models => models::run(),
+        Task::Interop => interop::run(),
         Task::Program(words) => program::run(&words),
     };
     // Not anyhow's own report: with RUST_BACKTRACE set it buries the sentence under a backtrace.

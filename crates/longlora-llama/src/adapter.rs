@@ -140,6 +140,7 @@ pub fn load_adapter(
     config
         .validate()
         .map_err(|source| LlamaError::Adapter { path: folder.join(PEFT_CONFIG), source })?;
+    llama.config.check_adapters(&config)?;
     let offsets = match rope_offset {
         Some(_) => read_tensors(&folder.join(OUR_MODEL))?,
         None => Tensors::new(),

@@ -10,9 +10,31 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::block::Block;
+use crate::config::LlamaConfig;
+use crate::error::LlamaError;
 use crate::llama::Llama;
 use crate::mlp::FeedForward;
 use crate::parameters::identify_by_path;
+
+impl LlamaConfig {
+    /// Checks that a model has the layers that `adapters` names: none is passed over in silence.
+    ///
+    /// # Errors
+    /// [`LlamaError::NoSuchTarget`]
+    pub fn check_adapters(&self, adapters: &AdapterConfig) -> Result<(), LlamaError> {
+        let targets = adapters.lora.iter().flat_map(|lora| &lora.target_modules);
+        let missing = |target: &&TargetModule| {
+            self.experts.is_some() && !TargetModule::ATTENTION.contains(target)
+        };
+        match targets.into_iter().find(missing) {
+            None => Ok(()),
+            Some(&target) => {
+                let model_type = self.model_type.clone();
+                Err(LlamaError::NoSuchTarget { target, model_type })
+            }
+        }
+    }
+}
 
 impl Llama {
     /// Freezes the model and attaches what `config` trains; `seed` draws the A matrices. The function computed is

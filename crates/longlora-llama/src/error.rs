@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use longlora_adapters::{AdapterError, RopeError};
+use longlora_adapters::{AdapterError, RopeError, TargetModule};
 use longlora_gguf::GgufError;
 
 /// Why a model or an adapter cannot be used.
@@ -46,6 +46,16 @@ pub enum LlamaError {
         value: String,
         /// What there is instead.
         supported: &'static str,
+    },
+    /// A layer that is to get an update, and that the model does not have.
+    #[error(
+        "a model of type `{model_type}` has experts in place of `{target}`, and they take no LoRA; target q_proj, k_proj, v_proj and o_proj"
+    )]
+    NoSuchTarget {
+        /// The layer.
+        target: TargetModule,
+        /// The model's family.
+        model_type: String,
     },
     /// A GGUF file that cannot be used.
     #[error(transparent)]

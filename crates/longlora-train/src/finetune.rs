@@ -105,6 +105,7 @@ fn go_on(
 /// The base model on the autodiff device, its position embedding stretched.
 fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, TrainError> {
     let mut llama = load_pretrained(&config.model.path, &device.clone().autodiff())?;
+    llama.config.check_adapters(&config.adapters)?;
     let context = &config.context;
     llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);
     llama.config.rope.validate()?;

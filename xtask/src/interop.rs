@@ -1,0 +1,223 @@
+//! Our files in other programs: PEFT, transformers and llama.cpp have to read them as we do.
+//!
+//! SmolLM2 is trained for a few steps, exported in every way, and read by each program in a virtual environment from the
+//! ordinary package index. The same token ids, the same loss on a page, the same greedy text.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use xshell::{Shell, cmd};
+
+use crate::workspace::Workspace;
+use crate::{models, program};
+
+/// Tokens that are written.
+const NEW_TOKENS: &str = "24";
+/// Bytes of the page.
+const PAGE: usize = 1500;
+/// Largest difference of two losses in nats: both sum thousands of products in f32, in another order each.
+const MAX_DIFFERENCE: f64 = 1e-4;
+/// The same for llama.cpp, which rounds activations on the way.
+const MAX_LLAMA_DIFFERENCE: f64 = 3e-3;
+
+/// What one program made of one form of the model.
+struct Reading {
+    program: &'static str,
+    form: &'static str,
+    nll: f64,
+    continuation: String,
+    tokens: usize,
+}
+
+/// Trains, exports, reads everywhere, compares, prints a table.
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    models::run()?;
+    let sh = Shell::new()?;
+    let workspace = Workspace::read(&sh)?;
+    let bench = Bench::new(&sh, &workspace)?;
+
+    let lora = bench.train(
+        "lora",
+        &["--rope-offset", "none", "--train-embed", "false", "--train-norm", "false"],
+    )?;
+    let plus = bench.train("plus", &["--rope-offset", "none"])?;
+    let offsets = bench
+        .train("offsets", &["--rope-offset", "shared", "--rope-offset-learning-rate", "0.05"])?;
+
+    let mut rows = vec![];
+    for (form, adapter) in [("LoRA", &lora), ("LoRA, norms, embeddings", &plus)] {
+        let ours = bench.ours(form, adapter)?;
+        let peft = bench.python("peft", form, &[&bench.base, adapter])?;
+        let merged = bench.export(adapter, &format!("{form}.f32"), "f32")?;
+        let transformers = bench.python("transformers", form, &[&merged])?;
+        let gguf = bench.export(adapter, &format!("{form}.gguf"), "f32")?;
+        let llama = bench.python("llama", form, &[&gguf])?;
+        rows.push(vec![ours, peft, transformers, llama]);
+    }
+    let form = "shared RoPE offsets";
+    let ours = bench.ours(form, &offsets)?;
+    let merged = bench.export(&offsets, "offsets.f32", "f32")?;
+    let transformers = bench.python("transformers", form, &[&merged])?;
+    let gguf = bench.export(&offsets, "offsets.gguf", "f32")?;
+    let llama = bench.python("llama", form, &[&gguf])?;
+    rows.push(vec![ours, transformers, llama]);
+    report(&rows)
+}
+
+struct Bench<'a> {
+    sh: &'a Shell,
+    root: &'a Path,
+    program: PathBuf,
+    python: PathBuf,
+    work: PathBuf,
+    base: PathBuf,
+    page: PathBuf,
+}
+
+impl<'a> Bench<'a> {
+    fn new(sh: &'a Shell, workspace: &'a Workspace) -> anyhow::Result<Self> {
+        let root = &workspace.root;
+        let program = program::build(sh, workspace, &[])?;
+        let folder = workspace.target_directory.join("interop");
+        let python = environment(sh, root, &folder.join("venv"))?;
+        let work = folder.join("work");
+        sh.remove_path(&work)?;
+        sh.create_dir(&work)?;
+        let page = work.join("page.txt");
+        let text = sh.read_file(root.join("assets/text/held-out/austen_persuasion.txt"))?;
+        let end = (0..=PAGE).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        sh.write_file(&page, text[..end].trim_end())?;
+        let base = root.join("models/SmolLM2-135M-Instruct");
+        Ok(Self { sh, root, program, python, work, base, page })
+    }
+
+    /// A few steps at the native context; the learning rate is large, so that they can be seen.
+    fn train(&self, name: &str, options: &[&str]) -> anyhow::Result<PathBuf> {
+        let Self { sh, program, base, root, .. } = self;
+        let (data, out) = (root.join("assets/text/train"), self.work.join(name));
+        let fixed = "--context-length 256 --rope-scaling none --steps 4 --batch-size 1 --accumulation 1 \
+                     --warmup-steps 0 --learning-rate 1e-3 --no-eval";
+        let fixed = fixed.split_whitespace();
+        cmd!(
+            sh,
+            "{program} finetune --model {base} --data {data} --out {out} {fixed...} {options...}"
+        )
+        .run()?;
+        Ok(out.join("adapter"))
+    }
+
+    fn export(&self, adapter: &Path, name: &str, dtype: &str) -> anyhow::Result<PathBuf> {
+        let Self { sh, program, base, .. } = self;
+        let out = self.work.join(name.replace([' ', ','], "_"));
+        cmd!(sh, "{program} export --model {base} --adapter {adapter} --out {out} --dtype {dtype}")
+            .run()?;
+        Ok(out)
+    }
+
+    /// What our own program makes of the base with an adapter.
+    fn ours(&self, form: &'static str, adapter: &Path) -> anyhow::Result<Reading> {
+        let Self { sh, program, base, page, .. } = self;
+        let data = self.work.join("page.json");
+        let ids = self.page_ids()?;
+        sh.write_file(&data, serde_json::to_string(&ids)?)?;
+        let length = ids.len().to_string();
+        let model =
+            ["--model".as_ref(), base.as_os_str(), "--adapter".as_ref(), adapter.as_os_str()];
+        let how = ["--lengths", &length, "--json"];
+        let measured =
+            cmd!(sh, "{program} eval perplexity {model...} --data {data} {how...}").read()?;
+        let measured: Value = serde_json::from_str(&measured)?;
+        let cell = &measured["rows"][0]["cells"][&length];
+        let number =
+            |key: &str| cell[key].as_f64().with_context(|| format!("no `{key}` in {cell}"));
+        let how = ["--max-new-tokens", NEW_TOKENS, "--temperature", "0"];
+        let text =
+            cmd!(sh, "{program} generate {model...} --prompt-file {page} {how...}").read()?;
+        let prompt = sh.read_file(page)?;
+        let continuation = text.strip_prefix(&prompt).unwrap_or(&text).to_owned();
+        let nll = number("nll_sum")? / number("tokens")?;
+        Ok(Reading { program: "longlora", form, nll, continuation, tokens: ids.len() })
+    }
+
+    /// As transformers reads the page with the tokenizer that we converted.
+    fn page_ids(&self) -> anyhow::Result<Vec<u64>> {
+        let Self { sh, python, base, page, .. } = self;
+        let read = "import sys, json, transformers as t; \
+                    print(json.dumps(t.AutoTokenizer.from_pretrained(sys.argv[1])(open(sys.argv[2]).read()).input_ids))";
+        let ids = cmd!(sh, "{python} -c {read} {base} {page}").ignore_stderr().quiet().read()?;
+        Ok(serde_json::from_str(&ids)?)
+    }
+
+    fn python(
+        &self,
+        program: &'static str,
+        form: &'static str,
+        paths: &[&PathBuf],
+    ) -> anyhow::Result<Reading> {
+        let Self { sh, python, page, root, .. } = self;
+        let script = root.join("tests/interop/compute.py");
+        let said = cmd!(sh, "{python} {script} {program} {paths...} {page} {NEW_TOKENS}")
+            .ignore_stderr()
+            .read()?;
+        let last = said.lines().last().context("the script said nothing")?;
+        let said: Value = serde_json::from_str(last)?;
+        Ok(Reading {
+            program,
+            form,
+            nll: said["nll"].as_f64().context("no `nll`")?,
+            continuation: said["continuation"].as_str().context("no `continuation`")?.to_owned(),
+            tokens: said["ids"].as_array().context("no `ids`")?.len(),
+        })
+    }
+}
+
+/// A virtual environment with the programs to check against, made once.
+fn environment(sh: &Shell, root: &Path, venv: &Path) -> anyhow::Result<PathBuf> {
+    let python = venv.join("bin/python");
+    let requirements = root.join("tests/interop/requirements.txt");
+    let done = venv.join("requirements.txt");
+    let wanted = fs::read_to_string(&requirements)?;
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    cmd!(sh, "python3 -m venv {venv}").run()?;
+    cmd!(sh, "{python} -m pip install --disable-pip-version-check -r {requirements}")
+        .run()
+        .context("llama-cpp-python is compiled here: that needs a C++ compiler and some minutes")?;
+    fs::write(done, wanted)?;
+    Ok(python)
+}
+
+#[expect(clippy::print_stdout, reason = "this is the result")]
+fn report(rows: &[Vec<Reading>]) -> anyhow::Result<ExitCode> {
+    println!("| model | program | nats per token | off by | greedy text |");
+    println!("| --- | --- | ---: | ---: | --- |");
+    let mut wrong = vec![];
+    for readings in rows {
+        let ours = &readings[0];
+        for reading in readings {
+            let off = (reading.nll - ours.nll).abs();
+            let limit =
+                if reading.program == "llama" { MAX_LLAMA_DIFFERENCE } else { MAX_DIFFERENCE };
+            let same = reading.continuation.trim() == ours.continuation.trim();
+            if off > limit || !same || reading.tokens != ours.tokens {
+                wrong.push(format!(
+                    "{} reads `{}` otherwise: {:?}",
+                    reading.program, reading.form, reading.continuation
+                ));
+            }
+            println!(
+                "| {} | {} | {:.6} | {off:.1e} | {} |",
+                reading.form,
+                reading.program,
+                reading.nll,
+                if same { "the same" } else { "ANOTHER" },
+            );
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(ExitCode::SUCCESS)
+}
