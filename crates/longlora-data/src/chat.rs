@@ -1,8 +1,11 @@
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
+use longlora_gguf::GgufFile;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
@@ -10,15 +13,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::chat_json::to_json;
+use crate::gguf_tokenizer::tokenizer_config;
 use crate::strftime::strftime;
-use crate::tokenizer::{parse_config, read_if_present};
+use crate::tokenizer::{is_gguf, parse_config, read_if_present};
 use crate::{DataError, Tokenizer};
 
 /// Steps of the template engine that any conversation may take: a second of one core at most.
 const BASE_FUEL: u64 = 1_000_000;
 
 /// Steps for each message; the templates of published models take some hundreds.
-const FUEL_PER_MESSAGE: u64 = 10_000;
+const FUEL_PER_MESSAGE: u64 = 2000;
+
+/// The engine does not count the steps of writing out or comparing a list that holds a list twice,
+/// which holds a list twice, and so on. Published templates take milliseconds.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Each step nests a list at most once, and a nested list is written and dropped by recursion. Only
+/// what is used of a stack takes memory.
+const STACK_BYTES_PER_FUEL: u64 = 512;
 
 /// Macros within macros. Published templates have a handful.
 const MAX_RECURSION: usize = 100;
@@ -60,12 +72,16 @@ const TEMPLATE: &str = "chat_template";
 impl ChatTemplate {
     /// Reads the template of a model's folder: `chat_template.jinja`, else the `chat_template` of
     /// `tokenizer_config.json`, where it is one text or a list of which `default` is taken. `None`
-    /// if the folder has none, as that of a base model.
+    /// if the folder has none, as that of a base model. Of a `.gguf` file, that of
+    /// [`from_gguf`](Self::from_gguf).
     ///
     /// # Errors
     /// A configuration of another format, a list without a `default`, and a template that is not
     /// in Jinja's language.
     pub fn read(model: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, DataError> {
+        if is_gguf(model) {
+            return Self::from_gguf(&GgufFile::open(model)?, tokenizer);
+        }
         let folder = match model.is_dir() {
             true => model,
             false => model.parent().unwrap_or(Path::new("")),
@@ -76,16 +92,19 @@ impl ChatTemplate {
             None => Json::Null,
         };
         let tokens = special_tokens(&config, tokenizer);
-        let path = folder.join("chat_template.jinja");
-        if let Some(content) = read_if_present(&path)? {
-            let source = String::from_utf8(content).map_err(|error| DataError::NotUtf8 {
-                path: path.clone(),
-                offset: error.utf8_error().valid_up_to(),
-            })?;
-            return Self::new(path, &source, tokens).map(Some);
-        }
-        let source = source_in_config(&config_path, &config)?;
-        source.map(|source| Self::new(config_path, source, tokens)).transpose()
+        let source = template_source(folder, &config)?;
+        source.map(|(path, source)| Self::new(path, &source, tokens)).transpose()
+    }
+
+    /// Reads the template of a GGUF file, `tokenizer.chat_template`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) and of [`Tokenizer::from_gguf`].
+    pub fn from_gguf(gguf: &GgufFile, tokenizer: &Tokenizer) -> Result<Option<Self>, DataError> {
+        let config = tokenizer_config(gguf.metadata(), gguf.path())?;
+        let tokens = special_tokens(&config, tokenizer);
+        let source = config["chat_template"].as_str();
+        source.map(|source| Self::new(gguf.path().into(), source, tokens)).transpose()
     }
 
     pub(crate) fn new(
@@ -112,17 +131,38 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
-        self.render_at(messages, add_generation_prompt, SystemTime::now())
+        self.render_by(messages, add_generation_prompt, SystemTime::now(), DEADLINE)
     }
 
-    fn render_at(
+    fn render_by(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
         now: SystemTime,
+        deadline: Duration,
     ) -> Result<String, DataError> {
+        let fuel = fuel(messages);
+        let environment = self.environment_at(now, fuel);
+        let messages = messages.to_vec();
+        let (sender, receiver) = mpsc::channel();
+        // A thread of its own, to be left behind if it is late: nothing stops it from outside.
+        let thread = thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(usize::try_from(fuel * STACK_BYTES_PER_FUEL).unwrap_or(usize::MAX))
+            .spawn(move || {
+                let rendered = render(&environment, &messages, add_generation_prompt);
+                sender.send(rendered).ok(); // nobody listens after the deadline
+            });
+        thread.map_err(|source| DataError::NoThread { path: self.path.clone(), source })?;
+        match receiver.recv_timeout(deadline) {
+            Ok(rendered) => rendered.map_err(|error| self.why(error)),
+            Err(_) => Err(DataError::EndlessChatTemplate { path: self.path.clone() }),
+        }
+    }
+
+    fn environment_at(&self, now: SystemTime, fuel: u64) -> Environment<'static> {
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(fuel(messages)));
+        environment.set_fuel(Some(fuel));
         environment.add_function("strftime_now", move |format: &str| {
             let unknown = || failure(format!("strftime_now does not know the format {format:?}"));
             strftime(format, now).ok_or_else(unknown)
@@ -130,17 +170,7 @@ impl ChatTemplate {
         for (name, token) in &self.tokens {
             environment.add_global(name.clone(), token.as_str());
         }
-        let messages: Vec<Value> =
-            messages.iter().map(|Message { role, content }| context! { role, content }).collect();
-        let context = context! {
-            messages,
-            add_generation_prompt,
-            tools => Value::from(()),
-            documents => Value::from(()),
-        };
-        let template = environment.get_template(TEMPLATE);
-        let rendered = template.and_then(|template| template.render(context));
-        rendered.map_err(|error| self.why(error))
+        environment
     }
 
     fn why(&self, error: minijinja::Error) -> DataError {
@@ -153,6 +183,22 @@ impl ChatTemplate {
             _ => DataError::BadChatTemplate { path, source: error },
         }
     }
+}
+
+fn render(
+    environment: &Environment,
+    messages: &[Message],
+    add_generation_prompt: bool,
+) -> Result<String, minijinja::Error> {
+    let as_value = |Message { role, content }: &Message| context! { role, content };
+    let messages: Vec<Value> = messages.iter().map(as_value).collect();
+    let context = context! {
+        messages,
+        add_generation_prompt,
+        tools => Value::from(()),
+        documents => Value::from(()),
+    };
+    environment.get_template(TEMPLATE)?.render(context)
 }
 
 /// What transformers gives a template, but for the variables.
@@ -197,6 +243,26 @@ fn refusal(error: &minijinja::Error) -> Option<&Refusal> {
 
 fn failure(reason: impl Into<std::borrow::Cow<'static, str>>) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, reason)
+}
+
+/// The template of a model's folder and the file that it is in.
+pub(crate) fn template_source(
+    folder: &Path,
+    config: &Json,
+) -> Result<Option<(PathBuf, String)>, DataError> {
+    let path = folder.join("chat_template.jinja");
+    if let Some(content) = read_if_present(&path)? {
+        return match String::from_utf8(content) {
+            Ok(source) => Ok(Some((path, source))),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                Err(DataError::NotUtf8 { path, offset })
+            }
+        };
+    }
+    let path = folder.join("tokenizer_config.json");
+    let source = source_in_config(&path, config)?.map(str::to_string);
+    Ok(source.map(|source| (path, source)))
 }
 
 fn source_in_config<'a>(path: &Path, config: &'a Json) -> Result<Option<&'a str>, DataError> {
@@ -267,7 +333,7 @@ fn without_generation_tags(source: &str) -> String {
 mod tests {
     use std::collections::HashMap;
     use std::fs;
-    use std::time::{Duration, Instant, UNIX_EPOCH};
+    use std::time::{Instant, UNIX_EPOCH};
 
     use super::*;
     use crate::train_byte_level_bpe;
@@ -330,7 +396,7 @@ mod tests {
             let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name.into(), token?)));
             let ours = ChatTemplate::new(path, &source, tokens.collect()).unwrap();
             for Rendering { chat, add_generation_prompt, outcome } in renderings {
-                let rendered = ours.render_at(&chats[&chat], add_generation_prompt, now);
+                let rendered = ours.render_by(&chats[&chat], add_generation_prompt, now, DEADLINE);
                 match (rendered, outcome) {
                     (Ok(ours), Outcome::Text(theirs)) => {
                         assert_eq!(ours, theirs, "{template}, {chat}");
@@ -447,8 +513,6 @@ mod tests {
             loops,
             "{% set ns = namespace(s='ab') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
             "{{ 'abcdefgh' * 1000000000 }}",
-            "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}\
-             {{ ns.l | string | length }}",
         ];
         for source in endless {
             let start = Instant::now();
@@ -463,11 +527,25 @@ mod tests {
             "{% include '/etc/passwd' %}",
             "{{ strftime_now('%Q') }}",
             "{{ debug() }}",
+            "{% set ns = namespace(l=[1]) %}{% for i in range(99000) %}{% set ns.l = [ns.l] %}{% endfor %}\
+             {{ ns.l | string | length }}{{ raise_exception('done') }}",
+            "{% set ns = namespace(l=[1]) %}{% for i in range(99000) %}{% set ns.l = [ns.l] %}{% endfor %}\
+             {{ ns.l }}{{ raise_exception('done') }}",
         ];
         for source in beyond {
             assert!(template(source).unwrap().render(&hello(), true).is_err(), "{source}");
         }
         assert!(template(&"{{ (".repeat(10_000)).is_err());
+    }
+
+    /// The engine writes out 2^40 brackets here and counts them afterwards.
+    #[test]
+    fn a_template_that_is_late_is_an_error() {
+        let source = "{% set ns = namespace(l=[1]) %}{% for i in range(40) %}\
+                      {% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l | string | length }}";
+        let short = Duration::from_millis(200);
+        let late = template(source).unwrap().render_by(&hello(), true, UNIX_EPOCH, short);
+        assert!(matches!(late, Err(DataError::EndlessChatTemplate { .. })), "{late:?}");
     }
 
     #[test]

@@ -2,6 +2,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use longlora_gguf::GgufError;
+
 /// What the `tokenizers` crate calls an error: it has no type of its own.
 type TokenizersError = Box<dyn Error + Send + Sync>;
 
@@ -119,6 +121,16 @@ pub enum DataError {
         /// The file that the template is in.
         path: PathBuf,
     },
+    /// No thread to render a chat template in.
+    #[error(
+        "the chat template of `{path}` needs a thread, and there is none; close other programs"
+    )]
+    NoThread {
+        /// The file that the template is in.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Messages that the chat template refuses.
     #[error("the chat template of `{path}` refuses the messages: {message}")]
     ChatRefused {
@@ -132,6 +144,27 @@ pub enum DataError {
     NoDefaultChatTemplate {
         /// The tokenizer configuration.
         path: PathBuf,
+    },
+    /// A GGUF file that cannot be read, or a key of another type than it should have.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A GGUF file whose tokenizer contradicts itself or is of a kind that is not known.
+    #[error("`{path}` has a tokenizer that cannot be used: `{key}` {problem}")]
+    BadGgufTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The key of its metadata.
+        key: &'static str,
+        /// What is wrong with its value.
+        problem: VocabularyProblem,
+    },
+    /// A tokenizer for which GGUF has no words.
+    #[error("the tokenizer of `{path}` cannot be written to GGUF: {reason}")]
+    NotForGguf {
+        /// The model's folder.
+        path: PathBuf,
+        /// Which part of it has no counterpart.
+        reason: NotForGguf,
     },
     /// Text, and nothing to turn it into tokens.
     #[error("`{path}` is text, and there is no tokenizer; give one or a .json file of token ids")]
@@ -201,5 +234,104 @@ pub enum DataError {
         token: u32,
         /// How many tokens the model knows.
         vocab_size: usize,
+    },
+}
+
+/// What is wrong with a key of a GGUF file's tokenizer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VocabularyProblem {
+    /// A vocabulary of nothing.
+    #[error("is empty; take a file that has a vocabulary")]
+    Empty,
+    /// Lists that belong together and differ in length.
+    #[error("has `{found}` entries for `{tokens}` tokens; download the file again")]
+    Length {
+        /// How long this one is.
+        found: usize,
+        /// How many tokens there are.
+        tokens: usize,
+    },
+    /// Two tokens with one spelling.
+    #[error("has `{token}` twice, as `{first}` and as `{second}`; convert the model again")]
+    Twice {
+        /// The spelling.
+        token: String,
+        /// The one id.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// A token too long to be one.
+    #[error("has a token of `{bytes}` bytes, `{id}`; no vocabulary has one longer than `{most}`")]
+    TooLong {
+        /// Which token.
+        id: usize,
+        /// Its length.
+        bytes: usize,
+        /// The longest that is read.
+        most: usize,
+    },
+    /// A special token that is none of the tokens.
+    #[error("is `{id}`, and there are only `{tokens}` tokens; convert the model again")]
+    IdOutside {
+        /// The id.
+        id: u64,
+        /// How many tokens there are.
+        tokens: usize,
+    },
+    /// A merge that is not written as two tokens with a space between.
+    #[error("has `{merge}` at `{index}`, which is no pair of tokens; convert the model again")]
+    NoPair {
+        /// What is there instead.
+        merge: String,
+        /// Where, from 0.
+        index: usize,
+    },
+    /// A merge of or into something that is no token.
+    #[error("names `{token}` at `{index}`, which is no token; convert the model again")]
+    NoToken {
+        /// What is named.
+        token: String,
+        /// Where, from 0.
+        index: usize,
+    },
+    /// A kind of tokenizer that is not read here.
+    #[error("is `{model}`; only `gpt2` and `llama` can be read")]
+    UnknownModel {
+        /// What the file says.
+        model: String,
+    },
+    /// A way to cut a text that is not known here.
+    #[error("is `{pre}`, which is not known here; take the model in Hugging Face's format")]
+    UnknownPreTokenizer {
+        /// What the file says.
+        pre: String,
+    },
+}
+
+/// Why a tokenizer cannot be written to GGUF.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotForGguf {
+    /// Unigram, WordPiece and others.
+    #[error("its model is `{model}`; only BPE can be written")]
+    Model {
+        /// The type in `tokenizer.json`.
+        model: String,
+    },
+    /// A pre-tokenizer or a normalizer without a name.
+    #[error("GGUF has no name for how its `pre_tokenizer` and `normalizer` cut a text")]
+    PreTokenizer,
+    /// What is added to every text is not just the special tokens.
+    #[error("what it adds to a text is something else than BOS before and EOS behind")]
+    PostProcessor,
+    /// Merges that no order of tokens by score gives.
+    #[error("it does not merge `{left}` and `{right}` where scores of tokens would")]
+    Merges {
+        /// The left part of the first such merge.
+        left: String,
+        /// The right part.
+        right: String,
     },
 }

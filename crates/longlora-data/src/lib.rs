@@ -18,6 +18,23 @@
 //! Which windows step `n` of a run sees follows from the [`Order`] and `n` alone. A resumed run
 //! therefore continues exactly where it stopped, without any state of its own.
 //!
+//! The way back is a [`DecodeStream`], which hands out text as ids come, and what a chat model reads
+//! is written by its [`ChatTemplate`].
+//!
+//! ```text
+//!                      ChatTemplate          Tokenizer               DecodeStream
+//! Message, Message, .. ───────────► <s>[INST] .. ─────► 1 733 16289 .. ─────────► "Once" " upon" ..
+//!                      render                encode_rendered          push
+//!
+//! tokenizer.json,            save_gguf_tokenizer
+//! tokenizer_config.json,     ◄──────────────────   tokenizer.ggml.*, tokenizer.chat_template
+//! chat_template.jinja        ──────────────────►   of a GGUF file
+//!                            gguf_metadata
+//! ```
+//!
+//! A tokenizer is read from a Hugging Face folder or from a GGUF file, and written from the one to
+//! the other. One that would encode differently on the other side is refused.
+//!
 //! Nothing here knows a model, and nothing here touches the network.
 //!
 //! ```
@@ -45,8 +62,13 @@ mod tokenizer;
 mod decode_stream;
 mod bpe;
 mod chat;
-mod chat_json;
-mod strftime;
+mod chat_json; // Python's json.dumps, for templates
+mod strftime; // the date, for templates
+mod gguf_keys;
+mod pre_tokenizer; // names of GGUF for how words are cut
+mod gguf_vocabulary; // what a file says, checked
+mod gguf_tokenizer; // from GGUF
+mod gguf_metadata; // to GGUF
 mod window;
 mod order;
 mod batch;
@@ -60,7 +82,9 @@ pub use chat::{ChatTemplate, Message};
 pub use companions::copy_companions;
 pub use decode_stream::DecodeStream;
 pub use document::{Content, Corpus, Document, SourceFile};
-pub use error::DataError;
+pub use error::{DataError, NotForGguf, VocabularyProblem};
+pub use gguf_metadata::gguf_metadata;
+pub use gguf_tokenizer::save_gguf_tokenizer;
 pub use order::Order;
 pub use stream::BatchStream;
 pub use tokenizer::{SpecialToken, SpecialTokens, Tokenizer};

@@ -2,6 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use longlora_gguf::GgufFile;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -35,7 +36,7 @@ pub struct SpecialToken {
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, or the one in a model's folder, and from the `tokenizer_config.json`
-    /// beside it the names of the special tokens, if there is one.
+    /// beside it the names of the special tokens, if there is one; or all of it from a `.gguf` file.
     ///
     /// Truncation and padding that the file asks for are switched off: a book is encoded whole.
     ///
@@ -43,6 +44,9 @@ impl Tokenizer {
     /// A file or folder that is not there, a file of another format, and a special token that is
     /// not in the vocabulary.
     pub fn read(path: &Path) -> Result<Self, DataError> {
+        if is_gguf(path) {
+            return Self::from_gguf(&GgufFile::open(path)?);
+        }
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.into() };
         let Some(content) = read_if_present(&file)? else {
             return Err(match path.is_dir() {
@@ -92,9 +96,14 @@ impl Tokenizer {
         text.map_err(|source| DataError::Decode { tokens: ids.len(), source })
     }
 
+    /// How a token is spelled.
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Whether a token stands for a single byte, as `<0x0A>` does in sentencepiece's vocabularies.
     pub(crate) fn is_byte(&self, id: u32) -> bool {
-        self.inner.id_to_token(id).is_some_and(|token| is_byte_token(&token))
+        self.token(id).is_some_and(|token| is_byte_token(&token))
     }
 
     /// One more than the largest id, added tokens included.
@@ -135,10 +144,16 @@ impl Tokenizer {
         atomic::write(&config, format!("{names:#}\n").as_bytes())
     }
 
-    fn to_json(&self) -> Result<String, DataError> {
+    pub(crate) fn to_json(&self) -> Result<String, DataError> {
         let json = self.inner.to_string(true);
         json.map_err(|source| DataError::BuildTokenizer { vocab_size: self.vocab_size, source })
     }
+}
+
+/// By its name alone: a folder may be called anything.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        && !path.is_dir()
 }
 
 /// `<0x00>` to `<0xFF>`.
@@ -178,7 +193,7 @@ fn read_special_tokens(
             path: path.into(),
             token: content.clone(),
         })?;
-        Ok(SpecialToken { content, id })
+        Ok::<_, DataError>(SpecialToken { content, id })
     };
     Ok(SpecialTokens {
         bos: bos_token.map(find).transpose()?,
