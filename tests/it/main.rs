@@ -24,3 +24,4 @@ mod resume; // stopped, crashed and resumed runs end where an uninterrupted one 
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
 mod cli; // the program from outside: what the terminal shows, and the exit codes
+mod writing; // the program that writes: `generate` and `chat`

@@ -11,7 +11,10 @@ mod embedded;
 mod finetune;
 mod comparison;
 mod perplexity;
+mod stop_strings;
+mod writing;
 mod generate;
+mod chat;
 mod pretrain;
 
 use std::process::ExitCode;
@@ -32,7 +35,8 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     #[command(subcommand)]
     Eval(Eval),
-    Generate(generate::Generate),
+    Generate(Box<generate::Generate>),
+    Chat(Box<chat::Chat>),
     Pretrain(pretrain::Pretrain),
 }
 
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(),
         Command::Eval(Eval::Perplexity(command)) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Chat(command) => command.run(),
         Command::Pretrain(command) => command.run(),
     };
     match result {

@@ -1,6 +1,6 @@
 //! A model to measure or to run, from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use burn::module::Module;
@@ -47,16 +47,21 @@ impl ModelArgs {
         load_stretched(&self.model, stretch, &device, self.adapter.as_deref())
     }
 
+    /// The model's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.model
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::read(&self.model)?)
     }
 }
 
 pub(crate) fn load_stretched(
-    model: &std::path::Path,
+    model: &Path,
     stretch: Option<(RopeKind, usize)>,
     device: &Device,
-    adapter: Option<&std::path::Path>,
+    adapter: Option<&Path>,
 ) -> Result<Llama> {
     let mut llama = load_pretrained(model, device)?;
     if let Some((kind, length)) = stretch {
