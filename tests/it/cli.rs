@@ -14,7 +14,7 @@ fn tiny_model() -> PathBuf {
     golden("tiny/model")
 }
 
-fn longlora(folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn longlora(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_longlora"))
         .args(args)
         .current_dir(folder)
@@ -23,7 +23,7 @@ fn longlora(folder: &Path, args: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
 }
 
@@ -33,7 +33,7 @@ fn last_line(output: &Output) -> String {
 
 /// Exit code 1, and as its last words one sentence that says all of `needles`.
 #[track_caller]
-fn check_mistake(folder: &Path, args: &[&str], needles: &[&str]) {
+pub(crate) fn check_mistake(folder: &Path, args: &[&str], needles: &[&str]) {
     let output = longlora(folder, args);
     let said = last_line(&output);
     assert_eq!(output.status.code(), Some(1), "{args:?} said: {said}");

@@ -124,7 +124,7 @@ impl Llama {
         let prompt = text.len();
         let mut sampler = Sampler::new(&options.sampling);
         let mut stop = StopReason::Length;
-        while text.len() < prompt + options.max_new_tokens {
+        while text.len() - prompt < options.max_new_tokens {
             let next = sampler.next(self.next_logits(read(text)), text);
             if self.config.eos_token_ids.contains(&next) {
                 stop = StopReason::EndOfText;

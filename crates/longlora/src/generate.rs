@@ -1,37 +1,75 @@
 //! `longlora generate`
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use longlora_llama::KvCache;
 
 use crate::model::ModelArgs;
-use crate::print;
+use crate::say;
+use crate::writing::{Writer, WritingArgs};
 
-/// Continue a text by the likeliest tokens.
+/// Continue a text.
 ///
-/// Each token runs the whole text anew, so this is for short tries.
+/// The text and its continuation go to standard output as they become final, the speed to standard error. Ctrl-C ends
+/// the text.
 #[derive(clap::Args)]
 pub(crate) struct Generate {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text to continue
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    #[command(flatten)]
+    prompt: Prompt,
     /// Tokens to add at most
     #[arg(long, value_name = "TOKENS", default_value_t = 64)]
     max_new_tokens: usize,
+    #[command(flatten)]
+    writing: WritingArgs,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Prompt {
+    /// Text to continue
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Continue what comes from standard input
+    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
+    standard_input: Option<String>,
+}
+
+impl Prompt {
+    fn read(self) -> Result<String> {
+        match (self.prompt, self.prompt_file) {
+            (Some(text), _) => Ok(text),
+            (None, Some(path)) => fs::read_to_string(&path)
+                .with_context(|| format!("cannot read the prompt `{}`", path.display())),
+            (None, None) => std::io::read_to_string(std::io::stdin())
+                .context("cannot read the prompt from standard input"),
+        }
+    }
 }
 
 impl Generate {
     pub(crate) fn run(self) -> Result<()> {
-        let tokenizer = self.model.tokenizer()?;
-        let prompt = tokenizer.encode(&self.prompt)?;
-        anyhow::ensure!(!prompt.is_empty(), "the prompt has no tokens; give some text");
-        let llama = self.model.load(None)?;
-        let options = longlora_llama::GenerateOptions {
-            max_new_tokens: self.max_new_tokens,
-            ..Default::default()
-        };
-        let next = llama.generate(&prompt, &options, |_| std::ops::ControlFlow::Continue(())).ids;
-        print(&tokenizer.decode(&[prompt, next].concat())?);
+        let writer = Writer::load(&self.model, &self.writing, self.max_new_tokens)?;
+        let prompt = writer.tokenizer.encode(&self.prompt.read()?)?;
+        ensure!(!prompt.is_empty(), "the prompt has no tokens; give some text");
+        writer.check_vocabulary(&prompt)?;
+        let reach = writer.llama.config.rope.max_position_embeddings;
+        let length = prompt.len().saturating_add(self.max_new_tokens);
+        if length > reach && writer.options.streaming.is_none() {
+            say(&format!(
+                "the text may have `{length}` tokens in the end, and the model reaches `{reach}`; beyond that it may \
+                 lose the thread (--window keeps it within)"
+            ));
+        }
+        let kind = writer.options.cache_kind(prompt.len());
+        let mut cache = KvCache::new(&writer.llama, kind);
+        writer.write(&prompt, &prompt, &mut cache, self.max_new_tokens)?;
         Ok(())
     }
 }

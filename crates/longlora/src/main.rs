@@ -11,7 +11,10 @@ mod embedded;
 mod finetune;
 mod comparison;
 mod perplexity;
+mod stop_strings;
+mod writing;
 mod generate;
+mod chat;
 mod export;
 mod pretrain;
 mod fetch;
@@ -34,7 +37,8 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     #[command(subcommand)]
     Eval(Eval),
-    Generate(generate::Generate),
+    Generate(Box<generate::Generate>),
+    Chat(Box<chat::Chat>),
     Export(export::Export),
     Convert(export::Convert),
     Pretrain(pretrain::Pretrain),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(),
         Command::Eval(Eval::Perplexity(command)) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Chat(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Pretrain(command) => command.run(),
