@@ -153,8 +153,12 @@ fn the_step_equals_plain_autodiff_when_one_kind_alone_is_trained() {
         rope_offset: None,
     };
     let offset = Some(RopeOffsetConfig::new(RopeGranularity::Shared));
+    let lora = adapters(RopeGranularity::Head).lora;
+    let dora = lora.clone().map(|lora| LoraConfig { use_dora: true, use_rslora: true, ..lora });
     let cases = [
-        ("LoRA", AdapterConfig { lora: adapters(RopeGranularity::Head).lora, ..nothing.clone() }),
+        ("LoRA", AdapterConfig { lora, ..nothing.clone() }),
+        ("DoRA", AdapterConfig { lora: dora, ..nothing.clone() }),
+        ("the head", AdapterConfig { head: true, ..nothing.clone() }),
         ("norms", AdapterConfig { norms: true, ..nothing.clone() }),
         ("embeddings", AdapterConfig { embeddings: true, ..nothing.clone() }),
         ("offsets", AdapterConfig { rope_offset: offset, ..nothing }),

@@ -29,6 +29,7 @@ fn adapted(changes: Value, granularity: RopeGranularity, seed: u64) -> Llama {
         rope_offset: Some(RopeOffsetConfig::new(granularity)),
         norms: false,
         embeddings: false,
+        head: false,
     };
     redraw(config(changes).init(&Device::flex()).attach(&adapters, 1), seed)
 }

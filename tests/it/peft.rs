@@ -9,8 +9,8 @@ use burn::tensor::{Device, TensorData};
 use longlora_adapters::{AdapterConfig, LoraConfig, TargetModule};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_llama::{
-    AdapterFacts, Llama, Selection, collect, load_adapter, load_pretrained, read_tensors, restore,
-    save_adapter, save_pretrained,
+    AdapterFacts, Llama, MAX_SHARD_BYTES, Selection, collect, load_adapter, load_pretrained,
+    read_tensors, restore, save_adapter, save_pretrained, write_tensors,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -236,7 +236,7 @@ fn a_tied_head_is_untied_only_by_a_table_of_its_own() {
 
     let merged = tempfile::tempdir().unwrap();
     let ours = both.llama.clone().merge();
-    save_pretrained(&ours, merged.path(), burn::tensor::DType::F32).unwrap();
+    save_pretrained(&ours, merged.path(), burn::tensor::DType::F32, MAX_SHARD_BYTES).unwrap();
     let again = load_pretrained(merged.path(), &Device::default()).unwrap();
     assert!(!again.config.tie_word_embeddings);
     let rows = both.vectors.input_ids();
@@ -251,6 +251,31 @@ fn ensured_ties_hold() {
     let table = tied.model.embed_tokens.weight.val().into_data();
     let theirs = Case::load("tied_embeddings").llama.model.embed_tokens.weight.val().into_data();
     assert_eq!(table, theirs);
+}
+
+#[test]
+fn two_tables_where_there_is_one_are_a_contradiction() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, changes) in [
+        ("tied_resized", json!({})),
+        ("tied_both", json!({ "modules_to_save": null })),
+        ("tied_both", json!({ "ensure_weight_tying": true })),
+    ] {
+        let mut config = fixture::json(&adapter_folder(name).join("adapter_config.json"));
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        write_json(&folder.path().join("adapter_config.json"), &config);
+        let mut tensors =
+            read_tensors(&adapter_folder(name).join("adapter_model.safetensors")).unwrap();
+        let table = tensors["base_model.model.model.embed_tokens.weight"].clone();
+        if name == "tied_resized" {
+            tensors.insert("base_model.model.lm_head.weight".to_owned(), table);
+        }
+        write_tensors(&folder.path().join("adapter_model.safetensors"), &tensors).unwrap();
+        let error = load_adapter(base(true), folder.path()).unwrap_err().to_string();
+        for part in ["adapter_model.safetensors", "contradicts", "`lm_head.weight`"] {
+            assert!(error.contains(part), "{name}: {error}");
+        }
+    }
 }
 
 /// Adapters of every kind, none of them fresh, for a model whose head is tied or not.

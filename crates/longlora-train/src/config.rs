@@ -118,7 +118,7 @@ pub struct TrainingConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearningRates {
-    /// Of LoRA; LongLoRA has 2e-5 for 7B and 13B. Of all other weights, too, when the whole model is trained.
+    /// Of LoRA; LongLoRA has 2e-5 for 7B and 13B. Of the head, too, and of all other weights when they are trained.
     pub lora: f64,
     /// Of norms and embeddings; LongLoRA has 2e-5.
     pub norms_and_embeddings: f64,

@@ -30,11 +30,12 @@ pub(crate) struct Chat {
 impl Chat {
     pub(crate) fn run(self) -> Result<()> {
         let tokenizer = self.model.tokenizer()?;
-        let template = ChatTemplate::read(self.model.folder(), &tokenizer)?.with_context(|| {
+        let folder = self.model.folder()?;
+        let template = ChatTemplate::read(&folder, &tokenizer)?.with_context(|| {
             format!(
                 "`{}` has no chat template, so the model was not trained to talk; continue a text with `generate`, or \
                  put its `chat_template.jinja` there",
-                self.model.folder().display()
+                folder.display()
             )
         })?;
         let writer = Writer::load(&self.model, &self.writing, self.max_new_tokens)?;

@@ -99,6 +99,9 @@ struct AdapterArgs {
     /// Train the token embeddings
     #[arg(long, value_name = "BOOL")]
     train_embed: Option<bool>,
+    /// Train the head; one that is the embedding table gets a table of its own
+    #[arg(long, value_name = "BOOL")]
+    train_head: Option<bool>,
     /// Learnable RoPE offsets
     #[arg(long, value_name = "GRANULARITY")]
     rope_offset: Option<OffsetKind>,
@@ -365,6 +368,7 @@ impl AdapterArgs {
         }
         config.norms = self.train_norm.unwrap_or(config.norms);
         config.embeddings = self.train_embed.unwrap_or(config.embeddings);
+        config.head = self.train_head.unwrap_or(config.head);
         let granularity = match self.rope_offset {
             None => return,
             Some(OffsetKind::None) => None,

@@ -68,11 +68,6 @@ impl ModelArgs {
         self.device.open()
     }
 
-    /// The model's folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.model
-    }
-
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::read(&model_folder(&self.model)?)?)
     }

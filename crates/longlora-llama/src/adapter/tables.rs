@@ -23,24 +23,27 @@ pub(super) fn settle(
 ) -> Result<(bool, bool), LlamaError> {
     let original = remove_wrapping(tensors);
     let in_file = |tensors: &Tensors, module| tensors.contains_key(&weight_of(module));
-    let embeddings = peft.saved.contains(EMBEDDING) || in_file(tensors, EMBEDDING);
+    let (embedding_saved, head_saved) = (peft.saved.contains(EMBEDDING), peft.saved.contains(HEAD));
+    let embeddings = embedding_saved || in_file(tensors, EMBEDDING);
     if llama.lm_head.is_some() {
-        return Ok((embeddings, peft.saved.contains(HEAD) || in_file(tensors, HEAD)));
+        return Ok((embeddings, head_saved || in_file(tensors, HEAD)));
     }
 
     let table = tensors.get(&weight_of(EMBEDDING)).cloned();
     let mut head = tensors.remove(&weight_of(HEAD));
-    if peft.saved.contains(HEAD) && head.is_none() {
-        // It is missed when it is to be put in place.
-        return Ok((embeddings, true));
-    }
-    if !peft.saved.contains(HEAD) {
-        // Then it is the table of the base, under one of its other names.
+    if !head_saved {
+        // Then it is the table of the base, under another name.
         head = agreed(head, original, path)?;
     }
-    if !peft.saved.contains(EMBEDDING) && !peft.saved.contains(HEAD) || peft.ensure_weight_tying {
-        agreed(table, head, path)?;
-        return Ok((embeddings, false));
+    if embedding_saved && peft.ensure_weight_tying || !embedding_saved && !head_saved {
+        // One table under two names.
+        let table = agreed(table, head, path)?.map(|table| (weight_of(EMBEDDING), table));
+        tensors.extend(table);
+        return Ok((embedding_saved || in_file(tensors, EMBEDDING), false));
+    }
+    if head_saved && head.is_none() {
+        // It is missed when it is to be put in its place.
+        return Ok((embeddings, true));
     }
     if let (Some(table), Some(head)) = (&table, &head)
         && same(table, head)
