@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, TensorData};
 use safetensors::Dtype;
-use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, TensorInfo, View};
 use tempfile::NamedTempFile;
 
@@ -99,19 +98,42 @@ pub fn write_tensors(
 }
 
 /// Writes views as a safetensors file; each is asked for its data when it is its turn.
-pub(crate) fn write_views<'a>(
+///
+/// The library's own writer puts a file of its own in the place of ours, and does not sync it.
+pub(crate) fn write_views<'a, V: View>(
     path: &Path,
-    views: impl Iterator<Item = (&'a str, impl View)>,
+    views: impl Iterator<Item = (&'a str, V)>,
 ) -> Result<(), LlamaError> {
-    let format = [("format".to_owned(), "pt".to_owned())];
+    let mut views: Vec<(&str, V)> = views.collect();
+    // Wide types first, so that every tensor is aligned to its type.
+    views.sort_by_key(|(name, view)| (std::cmp::Reverse(view.dtype()), *name));
+    let header = header(&views);
     atomically(path, |file| {
-        safetensors::serialize_to_file(views, Some(format.into()), file.path()).map_err(|error| {
-            match error {
-                SafeTensorError::IoError(error) => error,
-                other => io::Error::other(other),
-            }
-        })
+        let mut file = BufWriter::new(file.as_file_mut());
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, view) in &views {
+            file.write_all(&view.data())?;
+        }
+        file.flush()
     })
+}
+
+/// The header's JSON, padded to the alignment of the widest type.
+fn header<V: View>(views: &[(&str, V)]) -> Vec<u8> {
+    let mut end = 0;
+    let tensors = views.iter().map(|(name, view)| {
+        let start = end;
+        end += view.data_len();
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        ((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let format = [("format".to_owned(), "pt".to_owned())];
+    let metadata = Metadata::new(Some(format.into()), tensors.collect())
+        .expect("each tensor begins where the one before it ends");
+    let mut header = serde_json::to_vec(&metadata).expect("a header is JSON");
+    header.resize(header.len().next_multiple_of(8), b' ');
+    header
 }
 
 /// A tensor in memory, as the writer wants to see it.
