@@ -258,12 +258,18 @@ fn is_positive(number: f64) -> bool {
 
 /// Whether the last words of a path are those of `end`.
 fn ends_with(path: &str, end: &str) -> bool {
-    path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    endings(path).any(|ending| ending == end)
 }
 
-fn longest_match<'a, T>(pattern: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
-    let matches = pattern.iter().filter(|(end, _)| ends_with(module, end));
-    matches.max_by_key(|(end, _)| end.len()).map(|(_, value)| value)
+/// The value of the longest name that the path ends with.
+fn longest_match<'a, T>(pattern: &'a BTreeMap<String, T>, path: &str) -> Option<&'a T> {
+    endings(path).find_map(|ending| pattern.get(ending))
+}
+
+/// `a.b.c`, `b.c`, `c`
+fn endings(path: &str) -> impl Iterator<Item = &str> {
+    let after_dots = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
+    std::iter::once(path).chain(after_dots)
 }
 
 impl Default for LoraConfig {
