@@ -11,8 +11,8 @@
 //! meaning that it has there, or is refused by name. Written is what they read, and they compute what we do.
 //!
 //! Where the head of a model is its embedding table, PEFT trains and stores the two apart: an embedding that is saved
-//! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and read
-//! two equal tables as one that is tied.
+//! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and
+//! read two equal tables as one that is tied.
 
 mod options;
 mod tables;
