@@ -25,7 +25,7 @@ def arguments():
     parser.add_argument("adapter", type=Path, help="folder of the adapter")
     parser.add_argument("input", type=Path, help="JSON of token ids, or a text")
     parser.add_argument("--new-tokens", type=int, default=16, help="length of the continuation")
-    parser.add_argument("--rope-scaling", type=json.loads, help='as in config.json: \'{"rope_type": "linear", "factor": 4.0}\'')
+    parser.add_argument("--rope-scaling", type=json.loads, help="an object, as config.json has it")
     parser.add_argument("--max-position-embeddings", type=int, help="tokens of the new context")
     parser.add_argument("--merge", action="store_true", help="merge the adapter before it is used")
     return parser.parse_args()

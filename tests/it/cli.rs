@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::fixture::golden;
+use crate::fixture::{golden, json};
 
 /// 96 tokens of vocabulary, no tokenizer, native context 128.
 fn tiny_model() -> PathBuf {
@@ -163,6 +163,26 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     let output = longlora(here, &[&eval[..], &["ids.json", "--lengths", "128,256"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("256"));
+}
+
+#[test]
+fn options_of_peft_are_taken_by_their_names_and_reach_the_adapter() {
+    let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let run = |out: &str, more: &[&str]| {
+        let common = ["--steps", "1", "--accumulation", "1", "--no-eval", "--out", out];
+        let output = longlora(here, &finetune(model, &[&common[..], more].concat()));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        json(&here.join(out).join("adapter/adapter_config.json"))
+    };
+    let adapter = run("one", &["--use-dora", "--use-rslora", "true", "--train-head", "true"]);
+    assert_eq!((&adapter["use_dora"], &adapter["use_rslora"]), (&true.into(), &true.into()));
+    let saved = adapter["modules_to_save"].as_array().expect("a list");
+    assert!(saved.contains(&"lm_head".into()));
+    let adapter = run("two", &["--config", "one/config.toml", "--use-dora", "false"]);
+    assert_eq!((&adapter["use_dora"], &adapter["use_rslora"]), (&false.into(), &true.into()));
 }
 
 #[test]

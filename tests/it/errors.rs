@@ -315,6 +315,7 @@ fn adapters_that_would_compute_something_else_are_refused() {
         ("init_lora_weights", json!("olora"), "olora"),
         ("init_lora_weights", json!("corda"), "corda"),
         ("init_lora_weights", json!("loftq"), "loftq"),
+        ("init_lora_weights", json!(["pissa"]), "[\"pissa\"]"),
     ] {
         let mut changes = json!({ key: value });
         if key == "layers_to_transform" {
@@ -374,6 +375,7 @@ fn adapters_that_do_not_fit_are_refused() {
         json!({ "use_dora": true }),
         &["lacks", &name("0.self_attn.q_proj.lora_magnitude_vector")],
     );
+    check_adapter_config(json!({ "r": 10_000_000_000_000_usize }), &["[10000000000000, 64]"]);
     check_adapter_config(json!({ "r": 0 }), &["rank", "`0`"]);
     check_adapter_config(json!({ "rank_pattern": { "q_proj": 0 } }), &["rank", "`q_proj`", "`0`"]);
     check_adapter_config(json!({ "lora_alpha": 0 }), &["alpha", "`0`"]);

@@ -207,6 +207,7 @@ fn load_changed(name: &str, changes: Value) -> Llama {
 fn names_words_and_expressions_choose_the_same_layers() {
     for (name, changes) in [
         ("all_linear", json!({ "target_modules": "all-linear" })),
+        ("all_linear", json!({ "target_modules": "All-Linear", "exclude_modules": "all-linear" })),
         ("all_linear", json!({ "target_modules": ".*_proj" })),
         ("layers", json!({ "layers_to_transform": 1, "layers_pattern": null })),
         ("layers", json!({ "layers_to_transform": null, "exclude_modules": r".*\.0\..*" })),

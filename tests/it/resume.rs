@@ -111,8 +111,15 @@ fn metrics(run: &Path) -> Vec<StepReport> {
 /// an uninterrupted run: every byte of the adapter and of the last checkpoint's weights, every number of the metrics.
 #[track_caller]
 fn check(meddle: impl Fn(&Path)) {
+    check_with(|_| {}, meddle);
+}
+
+/// The same, of a run that is described otherwise.
+#[track_caller]
+fn check_with(change: impl Fn(&mut FinetuneConfig), meddle: impl Fn(&Path)) {
     let place = Place::new();
-    let config = place.config();
+    let mut config = place.config();
+    change(&mut config);
     let outcome = place.run("whole", &config, NEVER).unwrap();
     assert!(matches!(outcome, Outcome::Finished(_)));
     let outcome = place.run("broken", &config, 5).unwrap();
@@ -143,6 +150,21 @@ fn check(meddle: impl Fn(&Path)) {
 #[test]
 fn a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does() {
     check(|_| {});
+}
+
+#[test]
+fn a_run_with_magnitudes_ranks_of_their_own_and_an_untied_head_is_resumed_to_the_bit() {
+    let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
+    let change = |config: &mut FinetuneConfig| {
+        config.model.path = tied.path().to_owned();
+        config.adapters.head = true;
+        let lora = config.adapters.lora.as_mut().unwrap();
+        lora.use_dora = true;
+        lora.use_rslora = true;
+        lora.exclude_modules = vec!["layers.0.self_attn.k_proj".to_owned()];
+        lora.rank_pattern = [("o_proj".to_owned(), 3)].into();
+    };
+    check_with(change, |_| {});
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub struct AdapterConfig {
     pub norms: bool,
     /// Whether the token embeddings are trained; LongLoRA does.
     pub embeddings: bool,
-    /// Whether the matrix of the head is trained; LongLoRA does not. A head that was the embedding table gets a table of
-    /// its own: trained embeddings alone stay tied, and are trained in both roles.
+    /// Whether the matrix of the head is trained; LongLoRA does not. A head that was the embedding table gets a table
+    /// of its own: trained embeddings alone stay tied, and are trained in both roles.
     #[serde(default)]
     pub head: bool,
     /// Learnable offsets of the RoPE frequencies; `None` keeps the frequencies fixed, as LongLoRA does.
@@ -29,8 +29,8 @@ pub struct AdapterConfig {
 
 /// Low-rank updates.
 ///
-/// `exclude_modules` and the patterns name layers by the end of their path, whole words of it: `down_proj` is every such
-/// layer, `layers.0.mlp.down_proj` that of the first block.
+/// `exclude_modules` and the patterns name layers by the end of their path, whole words of it: `down_proj` is every
+/// such layer, `layers.0.mlp.down_proj` that of the first block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
@@ -258,12 +258,18 @@ fn is_positive(number: f64) -> bool {
 
 /// Whether the last words of a path are those of `end`.
 fn ends_with(path: &str, end: &str) -> bool {
-    path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    endings(path).any(|ending| ending == end)
 }
 
-fn longest_match<'a, T>(pattern: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
-    let matches = pattern.iter().filter(|(end, _)| ends_with(module, end));
-    matches.max_by_key(|(end, _)| end.len()).map(|(_, value)| value)
+/// The value of the longest name that the path ends with.
+fn longest_match<'a, T>(pattern: &'a BTreeMap<String, T>, path: &str) -> Option<&'a T> {
+    endings(path).find_map(|ending| pattern.get(ending))
+}
+
+/// `a.b.c`, `b.c`, `c`
+fn endings(path: &str) -> impl Iterator<Item = &str> {
+    let after_dots = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
+    std::iter::once(path).chain(after_dots)
 }
 
 impl Default for LoraConfig {
@@ -461,7 +467,12 @@ mod tests {
     #[test]
     fn a_file_from_before_there_were_patterns_is_still_read() {
         let text = r#"{
-            "lora": { "rank": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"] },
+            "lora": {
+                "rank": 8,
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]
+            },
             "norms": true,
             "embeddings": true,
             "rope_offset": null

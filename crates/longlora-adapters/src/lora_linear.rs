@@ -15,8 +15,8 @@ use crate::low_rank::LowRank;
 /// `y = x·W + scale·(x·A)·B`, `scale = alpha / rank`: LoRA (arXiv:2106.09685), eq. 3 and sec. 4.1. The dense update is
 /// no part of the graph: it would cost a weight-sized gradient.
 ///
-/// With magnitudes, `y = (x·W + scale·(x·A)·B) · m / ‖W + scale·A·B‖`, the norm by columns and constant to the gradient:
-/// DoRA (arXiv:2402.09353), eq. 5 and sec. 4.3. A bias is added afterwards.
+/// With magnitudes, `y = (x·W + scale·(x·A)·B) · m / ‖W + scale·A·B‖`, the norm by columns and constant to the
+/// gradient: DoRA (arXiv:2402.09353), eq. 5 and sec. 4.3. A bias is added afterwards.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// The layer as it was pre-trained.
@@ -251,7 +251,7 @@ mod tests {
         layer.base.forward(x) + dropped.matmul(change.unsqueeze())
     }
 
-    /// The slow twin sums in another order. Measured: see the tolerance, which is twice as much.
+    /// The slow twin sums in another order. Measured: 3.0e-7, in `dx` with dropout.
     #[track_caller]
     fn check_dora(bias: bool, probability: f64) {
         let device = Device::flex().autodiff();
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// The sums have another order.
+    /// The sums have another order. Measured: 1.8e-7.
     #[test]
     fn a_merged_dora_is_the_same_function_without_an_update() {
         let device = Device::flex();

@@ -27,8 +27,8 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// A as PEFT draws it, uniform in ±1/√d_input; B zero and magnitudes those of the weight, so that the layer starts as
-    /// its base. A weight that was never drawn stays so.
+    /// A as PEFT draws it, uniform in ±1/√d_input; B zero and magnitudes those of the weight, so that the layer starts
+    /// as its base. A weight that was never drawn stays so.
     pub fn new(config: &UpdateConfig, weight: &Param<Tensor<2>>, random: &mut impl Rng) -> Self {
         let (device, [d_input, d_output]) = (weight.lazy_device(), weight.lazy_shape().dims());
         let bound = 1.0 / (d_input as f32).sqrt();

@@ -11,8 +11,8 @@
 //! meaning that it has there, or is refused by name. Written is what they read, and they compute what we do.
 //!
 //! Where the head of a model is its embedding table, PEFT trains and stores the two apart: an embedding that is saved
-//! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and read
-//! two equal tables as one that is tied.
+//! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and
+//! read two equal tables as one that is tied.
 
 mod options;
 mod tables;
@@ -141,12 +141,37 @@ pub fn load_adapter(
         .validate()
         .map_err(|source| LlamaError::Adapter { path: folder.join(PEFT_CONFIG), source })?;
     llama.config.check_adapters(&config)?;
+    check_ranks(&tensors, &config, &modules, &model_path)?;
     let offsets = match rope_offset {
         Some(_) => read_tensors(&folder.join(OUR_MODEL))?,
         None => Tensors::new(),
     };
     let llama = fill(llama.attach(&config, 0), &config, tensors, offsets, folder)?;
     Ok((llama, config, facts))
+}
+
+/// Checks that the file has the ranks that its configuration speaks of, before there is memory for them.
+fn check_ranks(
+    tensors: &Tensors,
+    config: &AdapterConfig,
+    modules: &[NamedModule],
+    path: &Path,
+) -> Result<(), LlamaError> {
+    let Some(lora) = &config.lora else { return Ok(()) };
+    for module in modules.iter().filter(|module| module.kind == ModuleKind::Linear) {
+        let Some(update) = lora.of(&module.name) else { continue };
+        let name = format!("{}.lora_A.weight", module.name);
+        let (path, tensor) = (path.to_owned(), format!("{PEFT_PREFIX}{name}"));
+        let needed = vec![update.rank, module.shape[1]];
+        match tensors.get(&name).map(|tensor| tensor.shape().to_vec()) {
+            None => return Err(LlamaError::Missing { path, tensor }),
+            Some(found) if found != needed => {
+                return Err(LlamaError::Shape { path, tensor, found, needed });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Puts the tensors of both files in their places; each has to have one, and each place its tensor.

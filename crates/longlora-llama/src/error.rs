@@ -104,8 +104,8 @@ pub enum LlamaError {
     },
     /// An adapter in a format that can run code when it is read.
     #[error(
-        "`{path}` has `adapter_model.bin` instead of `adapter_model.safetensors`; convert it: load the adapter with PEFT \
-         and save it again"
+        "`{path}` has `adapter_model.bin` instead of `adapter_model.safetensors`; convert it: load the adapter with \
+         PEFT and save it again"
     )]
     Pickle {
         /// The folder.

@@ -17,6 +17,8 @@ pub(crate) struct NamedModule {
     pub(crate) name: String,
     /// What it is.
     pub(crate) kind: ModuleKind,
+    /// Of its weight, as a checkpoint has it: `[d_output, d_input]`
+    pub(crate) shape: Vec<usize>,
 }
 
 /// What a module is to an adapter.
@@ -37,7 +39,8 @@ pub(crate) fn named_modules(llama: &Llama) -> Vec<NamedModule> {
     llama.visit(&mut visitor);
     let mut modules = visitor.found;
     if llama.lm_head.is_none() {
-        modules.push(NamedModule { name: HEAD.to_owned(), kind: ModuleKind::Head });
+        let shape = llama.model.embed_tokens.weight.lazy_shape().to_vec();
+        modules.push(NamedModule { name: HEAD.to_owned(), kind: ModuleKind::Head, shape });
     }
     modules
 }
@@ -56,7 +59,7 @@ impl ModuleVisitor for Modules {
         self.path.pop();
     }
 
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
         let kind = match Role::of(&path) {
             Role::Lora | Role::RopeOffset => return,
@@ -67,8 +70,13 @@ impl ModuleVisitor for Modules {
             Role::Weight => ModuleKind::Other,
         };
         // Biases belong to modules that their weights name.
-        if let Some(name) = checkpoint_name(&path).name.strip_suffix(".weight") {
-            self.found.push(NamedModule { name: name.to_owned(), kind });
+        let weight = checkpoint_name(&path);
+        if let Some(name) = weight.name.strip_suffix(".weight") {
+            let mut shape = param.lazy_shape().to_vec();
+            if weight.transposed {
+                shape.reverse();
+            }
+            self.found.push(NamedModule { name: name.to_owned(), kind, shape });
         }
     }
 }

@@ -33,7 +33,9 @@ CASES = {
     },
     "regex": {"lora": {"target_modules": r"(?!.*gate).*\.1\.(self_attn\.[qk]|mlp\.\w+)_proj"}},
     "all_linear": {"lora": {"target_modules": "all-linear", "rank_pattern": {"mlp.up_proj": 1}}},
-    "layers": {"lora": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1], "layers_pattern": "layers"}},
+    "layers": {
+        "lora": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1], "layers_pattern": "layers"}
+    },
     # "norm" is a suffix of the name of every norm.
     "saved": {"lora": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "embed_tokens", "lm_head"]}},
     "saved_some": {"lora": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "lm_head"]}},

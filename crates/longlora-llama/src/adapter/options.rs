@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::targets::{self, Layers, NO_TARGETS, Names, Targets};
+use super::targets::{self, ALL_LINEAR, Layers, NO_TARGETS, Names, Targets};
 use crate::error::LlamaError;
 use crate::modules::{ModuleKind, NamedModule};
 
@@ -160,14 +160,15 @@ impl Options<'_> {
 
     /// These change the base weights when PEFT attaches them; the other ways only draw A and B.
     fn refuse_changed_bases(&mut self) -> Result<(), LlamaError> {
-        let Some(Value::String(init)) = self.map.remove("init_lora_weights") else {
-            return Ok(());
-        };
-        if ["gaussian", "eva", "orthogonal"].contains(&init.as_str()) {
+        let init = self.map.remove("init_lora_weights").unwrap_or_default();
+        if init.is_null()
+            || init.is_boolean()
+            || ["gaussian", "eva", "orthogonal"].contains(&shown(&init).as_str())
+        {
             return Ok(());
         }
         let supported = "let PEFT convert it to a plain LoRA first";
-        Err(self.refusal("init_lora_weights", init, supported))
+        Err(self.refusal("init_lora_weights", shown(&init), supported))
     }
 
     /// An option that is on and that nobody has asked for.
@@ -283,6 +284,9 @@ impl Options<'_> {
             }
             Some(OneOrSeveral::One(word)) if word == NO_TARGETS => None,
             Some(OneOrSeveral::Several(names)) if names.is_empty() => None,
+            Some(OneOrSeveral::One(word)) if word.eq_ignore_ascii_case(ALL_LINEAR) => {
+                Some(Names::AllLinear)
+            }
             Some(names) => Some(self.names(key, names)?),
         };
         let excluded = match self.take("exclude_modules", NAMES)? {
@@ -301,7 +305,7 @@ impl Options<'_> {
 
     fn names(&self, key: &'static str, names: OneOrSeveral<String>) -> Result<Names, LlamaError> {
         match names {
-            OneOrSeveral::Several(names) => Ok(Names::Several(names)),
+            OneOrSeveral::Several(names) => Ok(Names::Several(names.into_iter().collect())),
             OneOrSeveral::One(pattern) => {
                 Names::regex(&pattern).ok_or_else(|| self.refusal(key, pattern, NO_REGEX))
             }

@@ -13,8 +13,8 @@ use crate::modules::{EMBEDDING, HEAD};
 /// `(embeddings, head)`: whether the adapter brings a table of embeddings and a head of its own. Leaves in `tensors`
 /// what is to be put there, and nothing else of the two.
 ///
-/// PEFT writes both tables as part of the base, too, when it was told to or when the vocabulary was resized; such tables
-/// are in force without a word in `modules_to_save`.
+/// PEFT writes both tables as part of the base, too, when it was told to or when the vocabulary was resized; such
+/// tables are in force without a word in `modules_to_save`.
 pub(super) fn settle(
     tensors: &mut Tensors,
     peft: &PeftConfig,

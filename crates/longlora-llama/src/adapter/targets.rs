@@ -10,13 +10,13 @@ use crate::modules::{ModuleKind, NamedModule};
 /// `target_modules` of an adapter without LoRA: PEFT's word for it, since it takes an empty list for a mistake.
 pub(super) const NO_TARGETS: &str = "dummy-target-modules";
 
-/// PEFT's word for every linear layer but the head.
-const ALL_LINEAR: &str = "all-linear";
+/// PEFT's word for every linear layer but the head, in any case.
+pub(super) const ALL_LINEAR: &str = "all-linear";
 
 /// A list of names, or a regular expression.
 pub(super) enum Names {
     /// Each is a path, or the end of one.
-    Several(Vec<String>),
+    Several(BTreeSet<String>),
     /// Fits whole paths.
     Regex(Regex),
     /// All linear layers.
@@ -40,15 +40,12 @@ pub(super) struct Targets {
 impl Names {
     /// `None`, if it is no regular expression that can be read.
     pub(super) fn regex(pattern: &str) -> Option<Self> {
-        if pattern.eq_ignore_ascii_case(ALL_LINEAR) {
-            return Some(Self::AllLinear);
-        }
-        whole(pattern).map(Self::Regex)
+        Regex::new(&format!(r"\A(?:{pattern})\z")).ok().map(Self::Regex)
     }
 
     fn contain(&self, module: &NamedModule) -> bool {
         match self {
-            Self::Several(names) => names.iter().any(|name| ends_with(&module.name, name)),
+            Self::Several(names) => endings(&module.name).any(|ending| names.contains(ending)),
             Self::Regex(regex) => fits(regex, &module.name),
             Self::AllLinear => matches!(module.kind, ModuleKind::Linear | ModuleKind::Other),
         }
@@ -96,17 +93,15 @@ pub(super) fn ending(pattern: &str) -> Option<Regex> {
     Regex::new(&format!(r"\A(.*\.)?({pattern})\z")).ok()
 }
 
-fn whole(pattern: &str) -> Option<Regex> {
-    Regex::new(&format!(r"\A(?:{pattern})\z")).ok()
-}
-
 /// An expression that gives up, after a million steps back, fits nothing; then the adapter's tensors have no place.
 fn fits(regex: &Regex, name: &str) -> bool {
     regex.is_match(name).unwrap_or(false)
 }
 
-fn ends_with(path: &str, end: &str) -> bool {
-    path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+/// `a.b.c`, `b.c`, `c`
+fn endings(path: &str) -> impl Iterator<Item = &str> {
+    let after_dots = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
+    std::iter::once(path).chain(after_dots)
 }
 
 /// The same updates of these modules, in names that any reader takes for the same: a kind of layer where all layers of
@@ -129,12 +124,12 @@ pub(super) fn describe(
     updates: &[(&str, Option<(usize, f64)>)],
 ) -> Result<LoraConfig, AdapterError> {
     let adapted = || updates.iter().filter_map(|&(name, update)| Some((name, update?)));
+    let kinds: BTreeSet<&str> = adapted().map(|(name, _)| last_word(name)).collect();
     let targets: Result<BTreeSet<TargetModule>, _> =
-        adapted().map(|(name, _)| last_word(name).parse()).collect();
+        kinds.iter().map(|kind| kind.parse()).collect();
     let target_modules: Vec<TargetModule> = targets?.into_iter().collect();
-    let is_targeted =
-        |name: &str| target_modules.iter().any(|target| target.name() == last_word(name));
-    let excluded = updates.iter().filter(|(name, update)| update.is_none() && is_targeted(name));
+    let excluded =
+        updates.iter().filter(|(name, update)| update.is_none() && kinds.contains(last_word(name)));
     let ranks: Vec<(&str, usize)> = adapted().map(|(name, (rank, _))| (name, rank)).collect();
     let alphas: Vec<(&str, f64)> = adapted().map(|(name, (_, alpha))| (name, alpha)).collect();
     Ok(LoraConfig {
@@ -148,14 +143,16 @@ pub(super) fn describe(
 
 /// Names for the values that are not the default.
 fn pattern<T: PartialEq + Copy>(values: &[(&str, T)], default: T) -> BTreeMap<String, T> {
-    let alike = |name: &str, value: T| {
-        let kind = values.iter().filter(|(other, _)| last_word(other) == last_word(name));
-        kind.into_iter().all(|&(_, other)| other == value)
-    };
+    // The value that all layers of a kind share, if they do.
+    let mut shared: BTreeMap<&str, Option<T>> = BTreeMap::new();
+    for &(name, value) in values {
+        let kind = shared.entry(last_word(name)).or_insert(Some(value));
+        *kind = kind.filter(|&other| other == value);
+    }
     let others = values.iter().filter(|&&(_, value)| value != default);
     let named = others.map(|&(name, value)| {
-        let name = if alike(name, value) { last_word(name) } else { name };
-        (name.to_owned(), value)
+        let alike = shared[last_word(name)].is_some();
+        (if alike { last_word(name) } else { name }.to_owned(), value)
     });
     named.collect()
 }
@@ -169,7 +166,8 @@ mod tests {
     use super::*;
 
     fn linear(name: &str) -> NamedModule {
-        NamedModule { name: format!("model.layers.{name}"), kind: ModuleKind::Linear }
+        let name = format!("model.layers.{name}");
+        NamedModule { name, kind: ModuleKind::Linear, shape: vec![] }
     }
 
     fn several(names: &[&str]) -> Names {
@@ -204,7 +202,7 @@ mod tests {
             &["1.self_attn.k_proj"],
             &["1.self_attn.q_proj"],
         );
-        check(&all(Names::regex("All-Linear").unwrap()), &["1.mlp.up_proj"], &[]);
+        check(&all(Names::AllLinear), &["1.mlp.up_proj"], &[]);
         assert!(Names::regex("(").is_none());
     }
 
