@@ -28,6 +28,10 @@ fuzz_target!(|bytes: &[u8]| {
                 let _ = metadata.integers(key);
             }
         }
-        Err(error) => assert!(error.to_string().contains("`model.gguf`")),
+        Err(error) => {
+            let sentence = error.to_string();
+            assert!(sentence.contains("`model.gguf`"), "{sentence}");
+            assert!(!sentence.contains(char::is_control) && sentence.len() < 1000, "{sentence}");
+        }
     }
 });

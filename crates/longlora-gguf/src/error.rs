@@ -228,8 +228,8 @@ pub enum GgufError {
     },
     /// A tensor that no memory could hold.
     #[error(
-        "tensor `{tensor}` of `{path}` has shape {shape:?}, which is too much to count; fetch or \
-         copy it again"
+        "tensor `{tensor}` of `{path}` has shape {shape:?}, which is more than any memory holds; \
+         check what wrote it"
     )]
     TooLarge {
         /// The file.
@@ -268,7 +268,7 @@ pub enum GgufError {
     /// A row that ends inside a block.
     #[error(
         "tensor `{tensor}` of `{path}` has rows of `{row}`, which `{kind}` does not split into \
-         blocks of `{block}`; take F32 or F16 for it"
+         blocks of `{block}`; store it as F32 or F16"
     )]
     UnevenRow {
         /// The file.
@@ -387,4 +387,22 @@ impl GgufError {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }
     }
+}
+
+/// Most characters of a name from a file that an error shows.
+const SHOWN_CHARS: usize = 80;
+
+/// A name from a file as errors show it: on one line, without control characters, not too long.
+pub(crate) fn shown(name: &str) -> String {
+    let mut shown = String::new();
+    for character in name.chars().take(SHOWN_CHARS) {
+        match character.is_control() {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+    }
+    if name.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push_str("..");
+    }
+    shown
 }

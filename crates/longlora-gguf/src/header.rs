@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::error::shown;
 use crate::{Array, GgufError, Metadata, TensorInfo, TensorKind, Value};
 
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
@@ -34,12 +35,12 @@ impl Header {
         let mut parser = Parser::new(path, reader)?;
         parser.magic()?;
         parser.version()?;
-        let tensor_count = parser.u64(Place::Header)?;
-        let entry_count = parser.u64(Place::Header)?;
+        let tensor_count = parser.u64(Part::Header)?;
+        let entry_count = parser.u64(Part::Header)?;
         let metadata = parser.metadata(entry_count)?;
         let alignment = alignment(path, &metadata)?;
         let (tensors, index) = parser.tensors(tensor_count)?;
-        let tensors = parser.place(tensors, alignment)?;
+        let tensors = parser.locate(tensors, alignment)?;
         Ok(Self { metadata, tensors, index })
     }
 }
@@ -65,7 +66,7 @@ struct Description {
 
 /// What is being read, for errors.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Part<'a> {
     Header,
     Key(u64),
     Value(&'a str),
@@ -74,15 +75,15 @@ enum Place<'a> {
     Data(&'a str),
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Part<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header => write!(f, "its header"),
             Self::Key(index) => write!(f, "the key of metadata entry `{index}`"),
-            Self::Value(key) => write!(f, "the value of key `{key}`"),
+            Self::Value(key) => write!(f, "the value of key `{}`", shown(key)),
             Self::Name(index) => write!(f, "the name of tensor `{index}`"),
-            Self::Tensor(name) => write!(f, "the description of tensor `{name}`"),
-            Self::Data(name) => write!(f, "the data of tensor `{name}`"),
+            Self::Tensor(name) => write!(f, "the description of tensor `{}`", shown(name)),
+            Self::Data(name) => write!(f, "the data of tensor `{}`", shown(name)),
         }
     }
 }
@@ -112,7 +113,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
 
     fn version(&mut self) -> Result<(), GgufError> {
         let path = || self.path.to_owned();
-        match self.u32(Place::Header)? {
+        match self.u32(Part::Header)? {
             2 | 3 => Ok(()),
             // A small number, read the wrong way round.
             version if version != 0 && version & 0xffff == 0 => {
@@ -126,12 +127,13 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         self.expect_room("metadata entries", count, MIN_ENTRY_BYTES)?;
         let mut metadata = Metadata::of_file(self.path);
         for index in 0..count {
-            let key = self.string(Place::Key(index))?;
+            let key = self.string(Part::Key(index))?;
             if key.is_empty() {
                 return Err(GgufError::EmptyKey { path: self.path.to_owned(), index });
             }
             if metadata.get(&key).is_some() {
-                return Err(GgufError::DuplicateKey { path: self.path.to_owned(), key });
+                let (path, key) = (self.path.to_owned(), shown(&key));
+                return Err(GgufError::DuplicateKey { path, key });
             }
             let value = self.value(&key)?;
             metadata.insert(key, value);
@@ -140,49 +142,49 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
     }
 
     fn value(&mut self, key: &str) -> Result<Value, GgufError> {
-        let place = Place::Value(key);
-        Ok(match self.u32(place)? {
-            0 => Value::U8(self.number(place, u8::from_le_bytes)?),
-            1 => Value::I8(self.number(place, i8::from_le_bytes)?),
-            2 => Value::U16(self.number(place, u16::from_le_bytes)?),
-            3 => Value::I16(self.number(place, i16::from_le_bytes)?),
-            4 => Value::U32(self.number(place, u32::from_le_bytes)?),
-            5 => Value::I32(self.number(place, i32::from_le_bytes)?),
-            6 => Value::F32(self.number(place, f32::from_le_bytes)?),
+        let part = Part::Value(key);
+        Ok(match self.u32(part)? {
+            0 => Value::U8(self.number(part, u8::from_le_bytes)?),
+            1 => Value::I8(self.number(part, i8::from_le_bytes)?),
+            2 => Value::U16(self.number(part, u16::from_le_bytes)?),
+            3 => Value::I16(self.number(part, i16::from_le_bytes)?),
+            4 => Value::U32(self.number(part, u32::from_le_bytes)?),
+            5 => Value::I32(self.number(part, i32::from_le_bytes)?),
+            6 => Value::F32(self.number(part, f32::from_le_bytes)?),
             7 => Value::Bool(self.boolean(key)?),
-            8 => Value::String(self.string(place)?),
+            8 => Value::String(self.string(part)?),
             9 => Value::Array(self.array(key)?),
-            10 => Value::U64(self.number(place, u64::from_le_bytes)?),
-            11 => Value::I64(self.number(place, i64::from_le_bytes)?),
-            12 => Value::F64(self.number(place, f64::from_le_bytes)?),
+            10 => Value::U64(self.number(part, u64::from_le_bytes)?),
+            11 => Value::I64(self.number(part, i64::from_le_bytes)?),
+            12 => Value::F64(self.number(part, f64::from_le_bytes)?),
             number => return Err(self.value_type(key, number)),
         })
     }
 
     fn array(&mut self, key: &str) -> Result<Array, GgufError> {
-        let place = Place::Value(key);
-        let element = self.u32(place)?;
-        let count = self.u64(place)?;
+        let part = Part::Value(key);
+        let element = self.u32(part)?;
+        let count = self.u64(part)?;
         if count > MAX_LENGTH {
-            return Err(self.too_long(place, count));
+            return Err(self.too_long(part, count));
         }
         Ok(match element {
-            0 => Array::U8(self.numbers(place, count, u8::from_le_bytes)?),
-            1 => Array::I8(self.numbers(place, count, i8::from_le_bytes)?),
-            2 => Array::U16(self.numbers(place, count, u16::from_le_bytes)?),
-            3 => Array::I16(self.numbers(place, count, i16::from_le_bytes)?),
-            4 => Array::U32(self.numbers(place, count, u32::from_le_bytes)?),
-            5 => Array::I32(self.numbers(place, count, i32::from_le_bytes)?),
-            6 => Array::F32(self.numbers(place, count, f32::from_le_bytes)?),
-            7 => Array::Bool(self.elements(place, count, 1, |parser| parser.boolean(key))?),
-            8 => Array::String(self.elements(place, count, 8, |parser| parser.string(place))?),
+            0 => Array::U8(self.numbers(part, count, u8::from_le_bytes)?),
+            1 => Array::I8(self.numbers(part, count, i8::from_le_bytes)?),
+            2 => Array::U16(self.numbers(part, count, u16::from_le_bytes)?),
+            3 => Array::I16(self.numbers(part, count, i16::from_le_bytes)?),
+            4 => Array::U32(self.numbers(part, count, u32::from_le_bytes)?),
+            5 => Array::I32(self.numbers(part, count, i32::from_le_bytes)?),
+            6 => Array::F32(self.numbers(part, count, f32::from_le_bytes)?),
+            7 => Array::Bool(self.elements(part, count, 1, |parser| parser.boolean(key))?),
+            8 => Array::String(self.elements(part, count, 8, |parser| parser.string(part))?),
             9 => {
-                let (path, key) = (self.path.to_owned(), key.to_owned());
+                let (path, key) = (self.path.to_owned(), shown(key));
                 return Err(GgufError::NestedArray { path, key });
             }
-            10 => Array::U64(self.numbers(place, count, u64::from_le_bytes)?),
-            11 => Array::I64(self.numbers(place, count, i64::from_le_bytes)?),
-            12 => Array::F64(self.numbers(place, count, f64::from_le_bytes)?),
+            10 => Array::U64(self.numbers(part, count, u64::from_le_bytes)?),
+            11 => Array::I64(self.numbers(part, count, i64::from_le_bytes)?),
+            12 => Array::F64(self.numbers(part, count, f64::from_le_bytes)?),
             number => return Err(self.value_type(key, number)),
         })
     }
@@ -195,10 +197,10 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         self.expect_room("tensors", count, MIN_TENSOR_BYTES)?;
         let mut tensors = Vec::new();
         let mut index = HashMap::new();
-        for place in 0..count {
-            let tensor = self.tensor(place)?;
+        for number in 0..count {
+            let tensor = self.tensor(number)?;
             if index.insert(tensor.name.clone(), tensors.len()).is_some() {
-                let (path, tensor) = (self.path.to_owned(), tensor.name);
+                let (path, tensor) = (self.path.to_owned(), shown(&tensor.name));
                 return Err(GgufError::DuplicateTensor { path, tensor });
             }
             tensors.push(tensor);
@@ -207,19 +209,19 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
     }
 
     fn tensor(&mut self, index: u64) -> Result<Description, GgufError> {
-        let name = self.string(Place::Name(index))?;
-        let place = Place::Tensor(&name);
-        let dimensions = self.u32(place)?;
+        let name = self.string(Part::Name(index))?;
+        let part = Part::Tensor(&name);
+        let dimensions = self.u32(part)?;
         if dimensions == 0 || dimensions as usize > MAX_DIMENSIONS {
-            let (path, dimensions) = (self.path.to_owned(), dimensions.into());
-            return Err(GgufError::Dimensions { path, tensor: name, dimensions });
+            let (path, tensor) = (self.path.to_owned(), shown(&name));
+            return Err(GgufError::Dimensions { path, tensor, dimensions: dimensions.into() });
         }
-        let mut shape = self.numbers(place, dimensions.into(), u64::from_le_bytes)?;
+        let mut shape = self.numbers(part, dimensions.into(), u64::from_le_bytes)?;
         shape.reverse();
-        let number = self.u32(place)?;
-        let offset = self.u64(place)?;
+        let number = self.u32(part)?;
+        let offset = self.u64(part)?;
         let kind = TensorKind::from_ggml_type(number).map_err(|found| {
-            let (path, tensor) = (self.path.to_owned(), name.clone());
+            let (path, tensor) = (self.path.to_owned(), shown(&name));
             GgufError::Kind { path, tensor, found }
         })?;
         let (shape, bytes) = measure(self.path, &name, shape, kind)?;
@@ -227,7 +229,7 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
     }
 
     /// Checks that the tensors' data fills the rest of the file, one behind the other.
-    fn place(
+    fn locate(
         &self,
         tensors: Vec<Description>,
         alignment: u64,
@@ -237,17 +239,17 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         let mut placed = Vec::with_capacity(tensors.len());
         for Description { name, shape, kind, bytes, offset } in tensors {
             if !offset.is_multiple_of(alignment) {
-                let (path, tensor) = (self.path.to_owned(), name);
+                let (path, tensor) = (self.path.to_owned(), shown(&name));
                 return Err(GgufError::Unaligned { path, tensor, offset, alignment });
             }
             if offset != expected {
-                let (path, tensor) = (self.path.to_owned(), name);
+                let (path, tensor) = (self.path.to_owned(), shown(&name));
                 return Err(GgufError::NotConsecutive { path, tensor, offset, expected });
             }
             let start = data_start + offset;
             let left = self.length.saturating_sub(start);
             if bytes > left {
-                return Err(self.torn(Place::Data(&name), bytes, left));
+                return Err(self.torn(Part::Data(&name), bytes, left));
             }
             expected = (offset + bytes).next_multiple_of(alignment);
             placed.push(TensorInfo { name, shape, kind, start });
@@ -260,20 +262,20 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         Ok(placed)
     }
 
-    fn u32(&mut self, place: Place<'_>) -> Result<u32, GgufError> {
-        self.number(place, u32::from_le_bytes)
+    fn u32(&mut self, part: Part<'_>) -> Result<u32, GgufError> {
+        self.number(part, u32::from_le_bytes)
     }
 
-    fn u64(&mut self, place: Place<'_>) -> Result<u64, GgufError> {
-        self.number(place, u64::from_le_bytes)
+    fn u64(&mut self, part: Part<'_>) -> Result<u64, GgufError> {
+        self.number(part, u64::from_le_bytes)
     }
 
     fn number<const N: usize, T>(
         &mut self,
-        place: Place<'_>,
+        part: Part<'_>,
         from_le_bytes: fn([u8; N]) -> T,
     ) -> Result<T, GgufError> {
-        self.expect_bytes(place, N as u64)?;
+        self.expect_bytes(part, N as u64)?;
         let mut bytes = [0; N];
         self.fill(&mut bytes)?;
         Ok(from_le_bytes(bytes))
@@ -281,47 +283,47 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
 
     fn numbers<const N: usize, T>(
         &mut self,
-        place: Place<'_>,
+        part: Part<'_>,
         count: u64,
         from_le_bytes: fn([u8; N]) -> T,
     ) -> Result<Vec<T>, GgufError> {
-        self.elements(place, count, N as u64, |parser| parser.number(place, from_le_bytes))
+        self.elements(part, count, N as u64, |parser| parser.number(part, from_le_bytes))
     }
 
     /// Reads `count` elements of at least `min_bytes` each. The list grows with what is read.
     fn elements<T>(
         &mut self,
-        place: Place<'_>,
+        part: Part<'_>,
         count: u64,
         min_bytes: u64,
         mut read: impl FnMut(&mut Self) -> Result<T, GgufError>,
     ) -> Result<Vec<T>, GgufError> {
-        self.expect_bytes(place, count.saturating_mul(min_bytes))?;
+        self.expect_bytes(part, count.saturating_mul(min_bytes))?;
         let mut elements = (0..count).map(|_| read(self)).collect::<Result<Vec<T>, _>>()?;
         elements.shrink_to_fit();
         Ok(elements)
     }
 
     fn boolean(&mut self, key: &str) -> Result<bool, GgufError> {
-        match self.number(Place::Value(key), u8::from_le_bytes)? {
+        match self.number(Part::Value(key), u8::from_le_bytes)? {
             0 => Ok(false),
             1 => Ok(true),
             byte => {
-                let (path, key) = (self.path.to_owned(), key.to_owned());
+                let (path, key) = (self.path.to_owned(), shown(key));
                 Err(GgufError::Boolean { path, key, byte })
             }
         }
     }
 
-    fn string(&mut self, place: Place<'_>) -> Result<String, GgufError> {
-        let length = self.u64(place)?;
+    fn string(&mut self, part: Part<'_>) -> Result<String, GgufError> {
+        let length = self.u64(part)?;
         if length > MAX_LENGTH {
-            return Err(self.too_long(place, length));
+            return Err(self.too_long(part, length));
         }
-        self.expect_bytes(place, length)?;
+        self.expect_bytes(part, length)?;
         let bytes = self.bytes(length as usize)?;
         String::from_utf8(bytes)
-            .map_err(|_| GgufError::NotUtf8 { path: self.path.to_owned(), what: place.to_string() })
+            .map_err(|_| GgufError::NotUtf8 { path: self.path.to_owned(), what: part.to_string() })
     }
 
     fn bytes(&mut self, count: usize) -> Result<Vec<u8>, GgufError> {
@@ -340,9 +342,9 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         self.length - self.position
     }
 
-    fn expect_bytes(&self, place: Place<'_>, needed: u64) -> Result<(), GgufError> {
+    fn expect_bytes(&self, part: Part<'_>, needed: u64) -> Result<(), GgufError> {
         if needed > self.left() {
-            return Err(self.torn(place, needed, self.left()));
+            return Err(self.torn(part, needed, self.left()));
         }
         Ok(())
     }
@@ -355,17 +357,17 @@ impl<'a, R: Read + Seek> Parser<'a, R> {
         Ok(())
     }
 
-    fn torn(&self, place: Place<'_>, needed: u64, left: u64) -> GgufError {
-        GgufError::Torn { path: self.path.to_owned(), what: place.to_string(), needed, left }
+    fn torn(&self, part: Part<'_>, needed: u64, left: u64) -> GgufError {
+        GgufError::Torn { path: self.path.to_owned(), what: part.to_string(), needed, left }
     }
 
-    fn too_long(&self, place: Place<'_>, length: u64) -> GgufError {
-        let (path, what) = (self.path.to_owned(), place.to_string());
+    fn too_long(&self, part: Part<'_>, length: u64) -> GgufError {
+        let (path, what) = (self.path.to_owned(), part.to_string());
         GgufError::TooLong { path, what, length, most: MAX_LENGTH }
     }
 
     fn value_type(&self, key: &str, number: u32) -> GgufError {
-        GgufError::ValueType { path: self.path.to_owned(), key: key.to_owned(), number }
+        GgufError::ValueType { path: self.path.to_owned(), key: shown(key), number }
     }
 }
 
@@ -379,7 +381,7 @@ pub(crate) fn measure(
     shape: Vec<u64>,
     kind: TensorKind,
 ) -> Result<(Vec<usize>, u64), GgufError> {
-    let (path, tensor) = (|| path.to_owned(), || tensor.to_owned());
+    let (path, tensor) = (|| path.to_owned(), || shown(tensor));
     if shape.contains(&0) {
         return Err(GgufError::Empty { path: path(), tensor: tensor(), shape });
     }

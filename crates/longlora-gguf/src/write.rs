@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::encode::{Encode, encoder};
+use crate::error::shown;
 use crate::header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMENSIONS, measure};
 use crate::{Array, GgufError, Metadata, TensorKind, Value};
 
@@ -78,7 +79,7 @@ fn plan(path: &Path, tensors: &[NewTensor<'_>]) -> Result<Vec<Plan>, GgufError> 
     let mut offset = 0;
     let mut plans = Vec::with_capacity(tensors.len());
     for NewTensor { name, shape, kind, .. } in tensors {
-        let (owned, tensor, kind) = (|| path.to_owned(), || name.clone(), *kind);
+        let (owned, tensor, kind) = (|| path.to_owned(), || shown(name), *kind);
         if !names.insert(name.as_str()) {
             return Err(GgufError::DuplicateTensor { path: owned(), tensor: tensor() });
         }
@@ -205,7 +206,7 @@ fn write_data(
         TensorData::Slice(numbers) => numbers,
         TensorData::Computed(compute) => {
             computed = compute().map_err(|source| {
-                let (path, tensor) = (path.to_owned(), name.clone());
+                let (path, tensor) = (path.to_owned(), shown(&name));
                 GgufError::Compute { path, tensor, source }
             })?;
             &computed
@@ -213,7 +214,7 @@ fn write_data(
     };
     if numbers.len() != plan.numbers {
         let (path, found, needed) = (path.to_owned(), numbers.len(), plan.numbers);
-        return Err(GgufError::ValueCount { path, tensor: name, found, shape, needed });
+        return Err(GgufError::ValueCount { path, tensor: shown(&name), found, shape, needed });
     }
     let mut written = 0;
     let mut encoded = Vec::new();
@@ -221,7 +222,7 @@ fn write_data(
         encoded.clear();
         (plan.encode)(numbers, &mut encoded).map_err(|place| GgufError::OutOfRange {
             path: path.to_owned(),
-            tensor: name.clone(),
+            tensor: shown(&name),
             index: chunk * CHUNK + place,
             value: numbers[place],
             kind,

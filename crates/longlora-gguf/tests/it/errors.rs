@@ -95,7 +95,8 @@ fn data_that_ends_early_is_named() {
 
 #[test]
 fn counts_that_the_file_has_no_room_for_are_not_believed() {
-    for count in [2, 1 << 40, u64::MAX] {
+    // The last but one, times the 32 bytes of a tensor, overflows to 0.
+    for count in [2, 1 << 40, 1 << 59, u64::MAX] {
         check(
             Raw::header(0, count).bytes(&[0; 25]),
             &format!(
@@ -252,8 +253,8 @@ fn shapes_that_cannot_be_counted_are_refused() {
         check(
             Raw::header(1, 0).tensor("x", &dimensions, F32, 0).pad(),
             &format!(
-                "tensor `x` of `model.gguf` has shape [{}, {}], which is too much to count; fetch \
-                 or copy it again",
+                "tensor `x` of `model.gguf` has shape [{}, {}], which is more than any \
+         memory holds; check what wrote it",
                 dimensions[1], dimensions[0]
             ),
         );
@@ -278,7 +279,7 @@ fn rows_are_whole_blocks() {
     check(
         Raw::header(1, 0).tensor("x", &[64, 4], Q4_K, 0).pad(),
         "tensor `x` of `model.gguf` has rows of `64`, which `Q4_K` does not split into blocks of \
-         `256`; take F32 or F16 for it",
+         `256`; store it as F32 or F16",
     );
 }
 
@@ -323,5 +324,20 @@ fn a_tensor_that_is_not_there_is_named() {
     assert_eq!(
         error,
         "`model.gguf` lacks tensor `output.weight`; convert the model again or give another file"
+    );
+}
+
+#[test]
+fn names_from_a_file_are_shown_on_one_line_and_cut_off() {
+    check(
+        Raw::header(0, 2).key("a\n\x1b[2J", 0).bytes(&[0]).key("a\n\x1b[2J", 0).bytes(&[0]),
+        "`model.gguf` has key `a\\n\\u{1b}[2J` twice; convert the model again",
+    );
+    check(
+        Raw::header(0, 1).key(&"ä".repeat(1000), 13).u64(0),
+        &format!(
+            "key `{}..` of `model.gguf` has a value of unknown type `13`; convert the model again",
+            "ä".repeat(80)
+        ),
     );
 }

@@ -91,13 +91,13 @@ fn shapes_are_checked() {
     );
     check_tensor(
         tensor("x", &[usize::MAX, 2], TensorKind::F32, &[]),
-        "tensor `x` of `PATH` has shape [18446744073709551615, 2], which is too much to count; \
-         fetch or copy it again",
+        "tensor `x` of `PATH` has shape [18446744073709551615, 2], which is more than any \
+         memory holds; check what wrote it",
     );
     check_tensor(
         tensor("x", &[32, 16], TensorKind::Q8_0, &[0.0; 512]),
         "tensor `x` of `PATH` has rows of `16`, which `Q8_0` does not split into blocks of `32`; \
-         take F32 or F16 for it",
+         store it as F32 or F16",
     );
     check_tensor(
         tensor("x", &[2, 3], TensorKind::F32, &[0.0; 5]),
@@ -117,8 +117,8 @@ fn tensors_that_no_file_could_hold_are_refused_before_they_are_computed() {
     check(
         &Metadata::new(),
         vast.collect(),
-        "tensor `3` of `PATH` has shape [1152921504606846976], which is too much to count; fetch \
-         or copy it again",
+        "tensor `3` of `PATH` has shape [1152921504606846976], which is more than any \
+         memory holds; check what wrote it",
     );
 }
 
