@@ -527,6 +527,11 @@ mod tests {
             "{% include '/etc/passwd' %}",
             "{{ strftime_now('%Q') }}",
             "{{ debug() }}",
+            "{{ '{:>9000000000}'.format(1) }}",
+            "{{ '%9000000000d' | format(1) }}",
+            "{{ 'a' | indent(9000000000) }}",
+            "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+            "{{ range(99999) | map('string') | join('b' * 100000) }}",
             "{% set ns = namespace(l=[1]) %}{% for i in range(99000) %}{% set ns.l = [ns.l] %}{% endfor %}\
              {{ ns.l | string | length }}{{ raise_exception('done') }}",
             "{% set ns = namespace(l=[1]) %}{% for i in range(99000) %}{% set ns.l = [ns.l] %}{% endfor %}\

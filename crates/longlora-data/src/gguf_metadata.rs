@@ -172,12 +172,7 @@ fn kinds(tokens: &[Token], parts: &Parts, unknown: Option<u32>) -> Vec<TokenKind
 /// The highest for what is merged first, counted down by one; the lowest for what is never merged.
 /// Special tokens and bytes have none.
 fn scores(tokens: &[Token], kinds: &[TokenKind], merges: &[(String, String)]) -> Vec<f32> {
-    let mut rank_of = HashMap::new();
-    for (left, right) in merges {
-        let rank = rank_of.len();
-        rank_of.entry([left.as_str(), right].concat()).or_insert(rank);
-    }
-    let mut next_rank = rank_of.len();
+    let (rank_of, mut next_rank) = ranks(merges);
     let mut score = |token: &Token, kind: &TokenKind| {
         if *kind != TokenKind::Normal {
             return 0.0;
@@ -189,6 +184,26 @@ fn scores(tokens: &[Token], kinds: &[TokenKind], merges: &[(String, String)]) ->
         -(rank as f32)
     };
     tokens.iter().zip(kinds).map(|(token, kind)| score(token, kind)).collect()
+}
+
+/// Places of tokens in the order in which they are made, and how many there are. Tokens whose merges
+/// are mixed with each other have one place: their scores were equal.
+fn ranks(merges: &[(String, String)]) -> (HashMap<String, usize>, usize) {
+    let wholes: Vec<String> =
+        merges.iter().map(|(left, right)| [left.as_str(), right].concat()).collect();
+    let last_of: HashMap<&str, usize> =
+        wholes.iter().enumerate().map(|(index, whole)| (whole.as_str(), index)).collect();
+    let mut rank_of = HashMap::new();
+    let mut ranks = 0;
+    let mut end = 0; // of the merges that are mixed with one before
+    for (index, whole) in wholes.iter().enumerate() {
+        if index >= end {
+            ranks += 1;
+        }
+        end = end.max(last_of[whole.as_str()] + 1);
+        rank_of.entry(whole.clone()).or_insert(ranks - 1);
+    }
+    (rank_of, ranks)
 }
 
 /// Scores say in which order tokens are made, not out of which parts. So all parts must be there,
@@ -435,11 +450,29 @@ mod tests {
         json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
             "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
             "model": {"type": "BPE", "byte_fallback": true, "unk_token": null,
                 "vocab": {"a": 0, "b": 1, "ab": 2, "ba": 3, "aba": 4},
                 "merges": [["a", "b"], ["b", "a"], ["a", "ba"], ["ab", "a"]]},
         })
+    }
+
+    /// As LLaMA-2 has them: the longest runs of spaces.
+    #[test]
+    fn tokens_of_equal_scores_come_back() {
+        let mut json = of_characters();
+        json["model"]["vocab"] = json!({"a": 0, "b": 1, "aa": 2, "aaa": 3, "aaaa": 4});
+        json["model"]["merges"] =
+            json!([["a", "a"], ["aaa", "a"], ["aa", "aa"], ["aa", "a"], ["a", "aaa"], ["a", "aa"]]);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let theirs = Tokenizer::read(folder.path()).unwrap();
+
+        let ours = there_and_back(folder.path(), 5);
+
+        for length in 0..40 {
+            check(&theirs, &ours, &"a".repeat(length));
+        }
     }
 
     #[test]

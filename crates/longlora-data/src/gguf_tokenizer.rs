@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 
 use longlora_gguf::{GgufFile, Metadata};
@@ -198,7 +198,8 @@ impl<'a> Vocabulary<'a> {
 }
 
 /// The merges that choose, of all neighbours that make up a token, those whose token has the highest
-/// score; as transformers rebuilds them (`GGUFTokenizerSkeleton`).
+/// score; where scores are equal those with the longest left part, as transformers does it
+/// (`generate_merges` in `convert_slow_tokenizer.py`).
 ///
 /// Special tokens and bytes are not made of characters.
 pub(crate) fn merges_by_score<'a>(
@@ -206,25 +207,25 @@ pub(crate) fn merges_by_score<'a>(
     scores: &[f64],
     kinds: &[TokenKind],
 ) -> Vec<(&'a str, &'a str)> {
-    let score_of: HashMap<&str, f64> =
-        tokens.iter().zip(scores).map(|(token, score)| (token.as_str(), *score)).collect();
+    let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
     let mut merges = Vec::new();
     for (id, ((token, score), kind)) in tokens.iter().zip(scores).zip(kinds).enumerate() {
         let of_characters = matches!(kind, TokenKind::Normal | TokenKind::Unused);
         if !of_characters || is_filler(id, token, *kind) {
             continue;
         }
-        let cuts = token.char_indices().skip(1).map(|(place, _)| token.split_at(place));
-        let mut of_token: Vec<_> = cuts
-            .filter_map(|(left, right)| {
-                Some((left, right, *score_of.get(left)?, *score_of.get(right)?))
-            })
-            .collect();
-        of_token.sort_by(|a, b| b.2.total_cmp(&a.2).then(b.3.total_cmp(&a.3)));
-        merges.extend(of_token.into_iter().map(|(left, right, ..)| (left, right, *score)));
+        let cuts = token.char_indices().enumerate().skip(1);
+        let cuts = cuts.map(|(length, (place, _))| (length, token.split_at(place)));
+        let of_tokens =
+            cuts.filter(|(_, (left, right))| known.contains(left) && known.contains(right));
+        let characters = token.chars().count();
+        merges.extend(of_tokens.map(|(left_length, merge)| {
+            let lengths = (left_length, characters - left_length);
+            (*score, lengths, merge)
+        }));
     }
-    merges.sort_by(|a, b| b.2.total_cmp(&a.2));
-    merges.into_iter().map(|(left, right, _)| (left, right)).collect()
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    merges.into_iter().map(|(.., merge)| merge).collect()
 }
 
 fn spaces_to_marks(prefixes_space: bool) -> NormalizerWrapper {
