@@ -13,12 +13,13 @@
 mod config;
 mod error;
 mod pass;
+mod cache;
 mod attention;
 mod mlp;
 mod block;
 mod llama;
 mod cross_entropy;
-mod cache;
+mod advance;
 mod sampling;
 mod generate;
 pub mod reference;
