@@ -161,7 +161,6 @@ fn mistakes_in_writing_are_told_in_one_sentence() {
     check(&["--window", "0"], &["--window", "`0`"]);
     check(&["--window", "300"], &["`4` sinks", "`300`", "`256`", "smaller --window"]);
     check(&["--window", "18446744073709551615"], &["smaller --window"]);
-    check_mistake(here, &args("generate", &model, &["--prompt", ""]), &["no tokens"]);
     let missing = args("generate", &model, &["--prompt-file", "nowhere.txt"]);
     check_mistake(here, &missing, &["`nowhere.txt`", "No such file"]);
 }
