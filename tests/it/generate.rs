@@ -8,8 +8,8 @@ use longlora_adapters::{
 };
 use longlora_attention::{AttentionPattern, Layout, Segments, reference as attention};
 use longlora_llama::{
-    CacheKind, GenerateOptions, Generated, KvCache, Llama, LlamaConfig, Sampling, StopReason,
-    Streaming, reference,
+    CacheKind, GenerateOptions, Generated, Llama, LlamaConfig, Sampling, StopReason, Streaming,
+    reference,
 };
 use serde_json::{Value, json};
 
@@ -131,7 +131,7 @@ fn a_cached_hidden_state_is_the_uncached_one() {
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 300]), &llama.device());
     let pass = llama.pass(AttentionPattern::Full, &Layout::dense(1, 300));
     let whole: Vec<f32> = llama.hidden(ids, &pass).into_data().iter().collect();
-    let mut cache = KvCache::new(&llama, CacheKind::Whole { length: 300, window: None });
+    let mut cache = llama.cache(CacheKind::Whole { length: 300, window: None });
     for (i, &id) in text.iter().enumerate() {
         let ours: Vec<f32> = llama.advance(&[id], &mut cache).into_data().iter().collect();
         let theirs = &whole[i * 20..(i + 1) * 20];
@@ -202,12 +202,12 @@ fn a_cache_that_forgot_the_end_of_its_text_is_as_if_it_had_never_read_it() {
     let (text, other) = (tokens(40, VOCAB, 1), tokens(20, VOCAB, 2));
     let turn = [&text[..25], &other].concat();
 
-    let mut cache = KvCache::new(&llama, kind);
+    let mut cache = llama.cache(kind);
     llama.prefill(&text, &mut cache, 16);
     assert_eq!(cache.keep_beginning_of(&turn), 25);
     let ours = llama.prefill(&turn[25..], &mut cache, 16);
 
-    let mut fresh = KvCache::new(&llama, kind);
+    let mut fresh = llama.cache(kind);
     llama.prefill(&turn[..25], &mut fresh, 25);
     let theirs = llama.prefill(&turn[25..], &mut fresh, 16);
     assert_eq!(cache.tokens(), turn);
@@ -296,7 +296,7 @@ fn streaming_is_recomputing_with_what_is_kept_at_its_place_in_the_cache() {
         let changes = rope_kinds()[seed].clone();
         let llama = adapted(changes, RopeGranularity::Head, seed as u64);
         let streaming = Streaming { sinks, window: 12 };
-        let mut cache = KvCache::new(&llama, CacheKind::Streaming(streaming));
+        let mut cache = llama.cache(CacheKind::Streaming(streaming));
         let mut slow = SlowStream::new(&llama, streaming);
         let text = tokens(700, VOCAB, 5);
         let mut rest = text.as_slice();
@@ -328,7 +328,7 @@ fn streaming_is_writing_with_a_plain_cache_as_long_as_everything_fits() {
 #[test]
 fn a_streaming_cache_that_cannot_take_back_enough_starts_anew() {
     let llama = model(json!({}), 1);
-    let mut cache = KvCache::new(&llama, CacheKind::Streaming(Streaming { sinks: 2, window: 8 }));
+    let mut cache = llama.cache(CacheKind::Streaming(Streaming { sinks: 2, window: 8 }));
     let text = tokens(30, VOCAB, 1);
     llama.prefill(&text, &mut cache, 512);
     assert_eq!(cache.held(), 10);

@@ -161,12 +161,22 @@ fn mistakes_in_writing_are_told_in_one_sentence() {
     check(&["--window", "0"], &["--window", "`0`"]);
     check(&["--window", "300"], &["`4` sinks", "`300`", "`256`", "smaller --window"]);
     check(&["--window", "18446744073709551615"], &["smaller --window"]);
-    check(&["--sinks", "4"], &["--window"]);
-    check(&["-"], &["cannot be used with"]);
-    check_mistake(here, &args("generate", &model, &[]), &["--prompt"]);
-    check_mistake(here, &args("generate", &model, &["--prompt", ""]), &["no tokens"]);
     let missing = args("generate", &model, &["--prompt-file", "nowhere.txt"]);
     check_mistake(here, &missing, &["`nowhere.txt`", "No such file"]);
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused_with_exit_code_one() {
+    let model = included();
+    let check = |more: &[&str], needle: &str| {
+        let output = longlora(&model, &args("generate", &model, more));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(needle), "{}", text(&output.stderr));
+    };
+    check(&["--prompt", PROMPT, "--sinks", "4"], "--window");
+    check(&["--prompt", PROMPT, "-"], "cannot be used with");
+    check(&["elsewhere"], "invalid value");
+    check(&[], "--prompt");
 }
 
 #[test]

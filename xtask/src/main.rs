@@ -53,7 +53,8 @@ const PROGRAM_HELP: &str = "\
 Any other word is a command of `longlora`, which is built in release mode and run:
   finetune  Extend a model's context on your own documents
   eval      Measure perplexity at every length
-  generate  Continue a text by the likeliest tokens
+  generate  Continue a text
+  chat      Talk to a model, line by line
   pretrain  Make a small model from nothing
   fetch     Fetch a model of the Hugging Face hub
   help      List all of them

@@ -12,11 +12,10 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
+use burn::tensor::{Device, Slice, Tensor};
 use longlora_adapters::{RopeConfig, RopeOffset, Rotary, RotaryTables};
 
 use crate::config::LlamaConfig;
-use crate::llama::Llama;
 
 /// Positions by which a buffer grows at least.
 const BLOCK: usize = 256;
@@ -38,7 +37,8 @@ pub enum CacheKind {
 }
 
 /// Attention sinks (StreamingLLM, arXiv:2309.17453): the first tokens, which draw attention whatever they say, stay
-/// beside a sliding window. Positions are counted in the cache, so that none is ever beyond `sinks + window`.
+/// beside a sliding window. Positions are counted in the cache, so that none is ever beyond `sinks + window`, the length
+/// by which dynamic and longrope choose their frequencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streaming {
     /// First tokens that stay; the paper has 4.
@@ -51,11 +51,12 @@ pub struct Streaming {
 #[derive(Debug, Clone)]
 pub struct KvCache {
     kind: CacheKind,
-    /// `[1, kv_heads, capacity, head_dim]`
-    shape: [usize; 4],
-    device: Device,
-    /// Empty until the first token.
+    rope: RopeConfig,
+    /// Tokens that a query of each layer sees at most, by the model's own rule.
+    windows: Vec<Option<usize>>,
     layers: Vec<LayerCache>,
+    /// Slots of the buffers.
+    capacity: usize,
     /// Slots of the buffers that are in use.
     held: Range<usize>,
     tokens: Vec<u32>,
@@ -82,20 +83,18 @@ pub(crate) struct CachedPass {
 }
 
 impl KvCache {
-    /// An empty cache for one text.
-    ///
-    /// # Panics
-    /// If it could not hold a token.
-    pub fn new(llama: &Llama, kind: CacheKind) -> Self {
+    pub(crate) fn new(config: &LlamaConfig, kind: CacheKind, device: &Device) -> Self {
         if let CacheKind::Streaming(Streaming { window, .. }) = kind {
             assert!(window > 0, "needs a window of at least 1 token, got 0");
         }
-        let LlamaConfig { num_key_value_heads, rope, .. } = &llama.config;
+        let empty = Tensor::zeros([1, config.num_key_value_heads, 0, config.rope.head_dim], device);
+        let layer = LayerCache { keys: empty.clone(), values: empty };
         Self {
             kind,
-            shape: [1, *num_key_value_heads, 0, rope.head_dim],
-            device: llama.device(),
-            layers: vec![],
+            rope: config.rope.clone(),
+            windows: config.windows.clone(),
+            layers: vec![layer; config.num_hidden_layers],
+            capacity: 0,
             held: 0..0,
             tokens: vec![],
         }
@@ -144,8 +143,11 @@ impl KvCache {
         }
     }
 
-    /// Makes room for `new` tokens, and says where they and the others are.
-    fn prepare(&mut self, layers: usize, new: usize) -> [Range<usize>; 2] {
+    /// Makes room for `new` tokens, and prepares the forward over them.
+    ///
+    /// # Panics
+    /// If they are more than the cache can hold.
+    pub(crate) fn prepare(&mut self, new: usize, shared_offset: Option<RopeOffset>) -> CachedPass {
         match self.kind {
             CacheKind::Whole { length, .. } => {
                 let needed = self.held.len() + new;
@@ -153,41 +155,70 @@ impl KvCache {
             }
             CacheKind::Streaming(streaming) => self.let_go(streaming, new),
         }
-        if self.held.end + new > self.shape[2] {
-            self.grow(layers, self.held.len() + new);
+        if self.held.end + new > self.capacity {
+            self.grow(self.held.len() + new);
         }
-        [self.held.clone(), self.held.end..self.held.end + new]
+        self.pass(new, shared_offset)
+    }
+
+    fn pass(&self, new: usize, shared_offset: Option<RopeOffset>) -> CachedPass {
+        let (past, all) = (self.held.len(), self.held.len() + new);
+        let (length, window, streaming) = match self.kind {
+            CacheKind::Whole { length, window } => (length, window, false),
+            CacheKind::Streaming(Streaming { sinks, window }) => (sinks + window, None, true),
+        };
+        let device = self.layers.first().map(|layer| layer.keys.device()).unwrap_or_default();
+        let rotary = |positions| Rotary::at(&self.rope, positions, length, &device);
+        let narrower = |own: &Option<usize>| own.iter().copied().chain(window).min();
+        CachedPass {
+            windows: self.windows.iter().map(narrower).collect(),
+            slots: [self.held.clone(), self.held.end..self.held.end + new],
+            rotary: rotary(past..all),
+            rotary_of_all: streaming.then(|| rotary(0..all)),
+            shared_offset,
+        }
+    }
+
+    /// The caches of the layers, in their order.
+    pub(crate) fn layers(&mut self) -> &mut [LayerCache] {
+        &mut self.layers
+    }
+
+    /// Counts in tokens that all layers have read.
+    pub(crate) fn add(&mut self, new: &[u32]) {
+        self.held.end += new.len();
+        self.tokens.extend_from_slice(new);
     }
 
     /// Lets go of the oldest tokens after the sinks, until `new` ones fit into the window.
     fn let_go(&mut self, Streaming { sinks, window }: Streaming, new: usize) {
         assert!(new <= window, "needs at most {window} tokens at a time, got {new}");
         let gone = (self.held.len() + new).saturating_sub(sinks + window);
-        if gone > 0 {
+        if gone > 0 && sinks > 0 {
             for layer in &mut self.layers {
                 layer.move_positions(self.held.start..self.held.start + sinks, gone);
             }
-            self.held.start += gone;
         }
+        self.held.start += gone;
     }
 
     /// Moves what is held to the front of larger buffers.
-    fn grow(&mut self, layers: usize, needed: usize) {
+    fn grow(&mut self, needed: usize) {
         let roomy = (needed + (needed / 2).max(BLOCK)).next_multiple_of(BLOCK);
-        self.shape[2] = match self.kind {
+        self.capacity = match self.kind {
             CacheKind::Whole { length, .. } => roomy.min(length),
             CacheKind::Streaming(_) => roomy,
         };
-        let empty = || Tensor::zeros(self.shape, &self.device);
-        if self.layers.is_empty() {
-            let layer = || LayerCache { keys: empty(), values: empty() };
-            self.layers = (0..layers).map(|_| layer()).collect();
-            return;
-        }
         for layer in &mut self.layers {
             for x in [&mut layer.keys, &mut layer.values] {
-                let held = x.clone().narrow(2, self.held.start, self.held.len());
-                *x = empty().slice_assign(positions(0..self.held.len()), held);
+                let [batch, kv_heads, _, head_dim] = x.dims();
+                let room = Tensor::zeros([batch, kv_heads, self.capacity, head_dim], &x.device());
+                *x = if self.held.is_empty() {
+                    room
+                } else {
+                    let held = x.clone().narrow(2, self.held.start, self.held.len());
+                    room.slice_assign(positions(0..self.held.len()), held)
+                };
             }
         }
         self.held = 0..self.held.len();
@@ -233,26 +264,6 @@ impl LayerCache {
 }
 
 impl CachedPass {
-    /// Of `new` tokens; makes room for them in the cache.
-    fn new(llama: &Llama, cache: &mut KvCache, new: usize) -> Self {
-        let slots = cache.prepare(llama.model.layers.len(), new);
-        let (past, all) = (slots[0].len(), slots[0].len() + new);
-        let rope: &RopeConfig = &llama.config.rope;
-        let (length, window, streaming) = match cache.kind {
-            CacheKind::Whole { length, window } => (length, window, false),
-            CacheKind::Streaming(Streaming { sinks, window }) => (sinks + window, None, true),
-        };
-        let own = &llama.config.windows;
-        let rotary = |positions| Rotary::at(rope, positions, length, &cache.device);
-        Self {
-            windows: own.iter().map(|own| narrower(window, *own)).collect(),
-            rotary: rotary(past..all),
-            rotary_of_all: streaming.then(|| rotary(0..all)),
-            shared_offset: llama.model.rope_offset.clone(),
-            slots,
-        }
-    }
-
     /// The rotary tables of the new tokens in a layer: moved by its own offset, by the model's, or by none.
     pub(crate) fn tables(&self, own: Option<&RopeOffset>) -> RotaryTables {
         self.rotary.tables(self.offset(own))
@@ -261,56 +272,6 @@ impl CachedPass {
     fn offset<'a>(&'a self, own: Option<&'a RopeOffset>) -> Option<&'a RopeOffset> {
         own.or(self.shared_offset.as_ref())
     }
-}
-
-impl Llama {
-    /// Reads new tokens after those of the cache, all at once, and returns the final hidden state of the last one.
-    ///
-    /// # Shapes
-    /// - result: `[1, hidden_size]`
-    ///
-    /// # Panics
-    /// If there are no new tokens, more than the cache can hold, or some outside the vocabulary; if the model tracks
-    /// gradients.
-    pub fn advance(&self, new: &[u32], cache: &mut KvCache) -> Tensor<2> {
-        assert!(!new.is_empty(), "needs at least one token to read");
-        let pass = CachedPass::new(self, cache, new.len());
-        let ids: Vec<i64> = new.iter().map(|&id| i64::from(id)).collect();
-        let ids = TensorData::new(ids, [1, new.len()]);
-        let ids = Tensor::<2, Int>::from_data(ids, &self.device());
-        let mut hidden_states = self.model.embed_tokens.forward(ids);
-        for (layer, block) in self.model.layers.iter().enumerate() {
-            let cache = &mut cache.layers[layer];
-            hidden_states = block.forward_cached(hidden_states, layer, cache, &pass);
-        }
-        cache.held.end += new.len();
-        cache.tokens.extend_from_slice(new);
-        let last = hidden_states.narrow(1, new.len() - 1, 1);
-        self.model.norm.forward(last).squeeze_dim(1)
-    }
-
-    /// Reads a long text `chunk` tokens at a time: what is held of a chunk is let go with it. A streaming cache takes at
-    /// most a quarter of its window at a time.
-    ///
-    /// # Shapes
-    /// - result: `[1, hidden_size]`, of the last token
-    ///
-    /// # Panics
-    /// As [`Llama::advance`].
-    pub fn prefill(&self, new: &[u32], cache: &mut KvCache, chunk: usize) -> Tensor<2> {
-        assert!(!new.is_empty(), "needs at least one token to read");
-        let chunk = cache.chunk(chunk);
-        let (before, last) = new.split_at((new.len() - 1) / chunk * chunk);
-        for tokens in before.chunks(chunk) {
-            self.advance(tokens, cache);
-        }
-        self.advance(last, cache)
-    }
-}
-
-/// The window that both allow.
-fn narrower(a: Option<usize>, b: Option<usize>) -> Option<usize> {
-    a.into_iter().chain(b).min()
 }
 
 /// The slices of these positions.

@@ -83,7 +83,7 @@ impl Llama {
         options: &GenerateOptions,
         on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Generated {
-        let mut cache = KvCache::new(self, options.cache_kind(prompt.len()));
+        let mut cache = self.cache(options.cache_kind(prompt.len()));
         self.generate_after(prompt, &mut cache, options, on_token)
     }
 

@@ -7,6 +7,7 @@ use longlora_data::{ChatTemplate, Message};
 use longlora_llama::{CacheKind, KvCache};
 
 use crate::model::ModelArgs;
+use crate::say;
 use crate::writing::{Writer, WritingArgs};
 
 /// Talk to a model, line by line.
@@ -49,6 +50,9 @@ impl Chat {
             }
             ask()?;
         }
+        if std::io::stdin().is_terminal() {
+            say("");
+        }
         Ok(())
     }
 }
@@ -70,7 +74,7 @@ impl<'a> Conversation<'a> {
             Some(streaming) => (CacheKind::Streaming(streaming), None),
             None => (CacheKind::Whole { length, window: None }, Some(length)),
         };
-        let cache = KvCache::new(&writer.llama, kind);
+        let cache = writer.llama.cache(kind);
         Self { writer, template, messages: vec![], cache, reach }
     }
 

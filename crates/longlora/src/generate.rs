@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use longlora_llama::KvCache;
 
 use crate::model::ModelArgs;
 use crate::say;
@@ -68,7 +67,7 @@ impl Generate {
             ));
         }
         let kind = writer.options.cache_kind(prompt.len());
-        let mut cache = KvCache::new(&writer.llama, kind);
+        let mut cache = writer.llama.cache(kind);
         writer.write(&prompt, &prompt, &mut cache, self.max_new_tokens)?;
         Ok(())
     }

@@ -49,10 +49,10 @@ impl StopStrings {
     fn longest_beginning(&self) -> usize {
         let begins =
             |start: usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[start..]));
-        let starts = self.held.char_indices().map(|(start, _)| start);
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let starts = starts.filter(|start| self.held.len() - start < longest);
-        starts.into_iter().find(|&start| begins(start)).map_or(0, |start| self.held.len() - start)
+        let starts = self.held.char_indices().map(|(start, _)| start);
+        let mut starts = starts.filter(|start| self.held.len() - start < longest);
+        starts.find(|&start| begins(start)).map_or(0, |start| self.held.len() - start)
     }
 }
 

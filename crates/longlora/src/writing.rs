@@ -259,6 +259,7 @@ impl Interrupt {
         let handler = interrupt.clone();
         ctrlc::set_handler(move || {
             if !handler.writing.load(Ordering::SeqCst) {
+                say("");
                 exit(0);
             }
             if handler.requested.swap(true, Ordering::SeqCst) {
