@@ -254,6 +254,30 @@ fn ensured_ties_hold() {
     assert_eq!(table, theirs);
 }
 
+/// Before, a tied table was written once, as the embeddings.
+#[test]
+fn an_older_adapter_of_ours_keeps_its_table_in_both_roles() {
+    let (_, tied, config) =
+        ours().into_iter().find(|(name, ..)| *name == "longlora, tied").unwrap();
+    let llama = drawn(tied, &config, 3);
+    let folder = save(&llama, &config);
+    let path = folder.path().join("adapter_config.json");
+    let mut peft = fixture::json(&path);
+    let saved = peft["modules_to_save"].as_array_mut().unwrap();
+    saved.retain(|module| module != "lm_head");
+    write_json(&path, &peft);
+    let path = folder.path().join("adapter_model.safetensors");
+    let mut tensors = read_tensors(&path).unwrap();
+    tensors.remove("base_model.model.lm_head.weight").unwrap();
+    write_tensors(&path, &tensors).unwrap();
+
+    let (loaded, loaded_config, _) = load_adapter(base(tied), folder.path()).unwrap();
+    assert_eq!(loaded_config, config);
+    assert!(loaded.lm_head.is_none());
+    let rows = [tokens(20, 96, 3)];
+    assert_eq!(logits(&loaded, &rows), logits(&llama, &rows));
+}
+
 #[test]
 fn two_tables_where_there_is_one_are_a_contradiction() {
     let folder = tempfile::tempdir().unwrap();

@@ -130,8 +130,12 @@ pub fn load_adapter(
         llama.config.rope = facts.rope.clone();
     }
     let modules = named_modules(&llama);
-    let peft = PeftConfig::read(&folder.join(PEFT_CONFIG), &modules)?;
+    let mut peft = PeftConfig::read(&folder.join(PEFT_CONFIG), &modules)?;
     let mut tensors = read_peft_tensors(folder)?;
+    if facts.is_some() && !peft.saved.contains(HEAD) {
+        // Ours from before a tied table was written twice.
+        peft.ensure_weight_tying = true;
+    }
     let model_path = folder.join(PEFT_MODEL);
     let (embeddings, head) = tables::settle(&mut tensors, &peft, &llama, &model_path)?;
     let rope_offset = facts.as_ref().and_then(|facts| facts.rope_offset);
