@@ -16,8 +16,8 @@ use longlora_eval::{PerplexityConfig, Protocol, perplexity};
 use longlora_llama::{Llama, Selection, load_adapter, load_pretrained};
 use serde_json::Value;
 
-use crate::fixture::{self, Tensors, Vectors, model, shared, step_batch};
-use crate::gradients::{absolute_error, of_step, relative_error};
+use crate::fixture::{self, Vectors, golden, model, shared, step_batch};
+use crate::gradients::{LossAndGradients, absolute_error, of_step, relative_error};
 
 const FOLDER: &str = "SmolLM2-135M-Instruct";
 /// The native context, in tokens.
@@ -154,7 +154,6 @@ fn the_same_adapter_merged() {
 #[track_caller]
 fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern) {
     let (Some(llama), Some(vectors)) = (smollm2(test), vectors(test, name)) else { return };
-    let summary = fixture::json(&shared(test, "golden/smollm2/summary.json").unwrap());
     let (llama, config, _) = load_adapter(llama.train(), &adapter(test).unwrap()).unwrap();
     let config = AdapterConfig { norms: true, embeddings: true, ..config };
     let group = ParamGroup::from_any_predicates(vec!["norm.gamma", "embed_tokens.weight"]);
@@ -165,10 +164,7 @@ fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern)
     let ours =
         of_step(&llama, &selection, pattern, &step_batch(&[ids(test, "ids512").unwrap()]), 1);
 
-    let theirs = summary[run]["loss"][0].as_f64().unwrap();
-    let error = (ours.loss / theirs - 1.0).abs();
-    assert!(error < 1e-5, "{name}: the loss is off by {error:.2e}");
-    check_norms(name, &ours.gradients, &summary[run]);
+    check_against_f64(run, &ours);
     let theirs = vectors.below("");
     for (tensor, theirs) in &theirs {
         let error = relative_error(&ours.gradients[tensor], theirs);
@@ -176,17 +172,17 @@ fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern)
     }
 }
 
-/// The norm of the table's gradient, which is too large to be kept, and of all.
-fn check_norms(name: &str, gradients: &Tensors, facts: &Value) {
+/// Loss and norms in f64, by `golden/smollm2/double.py`: PyTorch's own f32 run is off by up to 1e-4 in the norms.
+#[track_caller]
+fn check_against_f64(run: &str, ours: &LossAndGradients) {
+    let truth = &fixture::json(&golden("smollm2/double.json"))[run];
     let square = |tensor: &TensorData| tensor.iter::<f64>().map(|x| x * x).sum::<f64>();
-    let table = square(&gradients["model.embed_tokens.weight"]).sqrt();
-    let all = gradients.values().map(square).sum::<f64>().sqrt();
-    for (what, ours, theirs) in [
-        ("table", table, &facts["embed_grad_norm_step0"]),
-        ("whole gradient", all, &facts["grad_norm_before_clip"][0]),
-    ] {
-        let error = (ours / theirs.as_f64().unwrap() - 1.0).abs();
-        assert!(error < 1e-5, "{name}: the norm of the {what} is off by {error:.2e}");
+    let table = square(&ours.gradients["model.embed_tokens.weight"]).sqrt();
+    let all = ours.gradients.values().map(square).sum::<f64>().sqrt();
+    for (what, ours) in [("loss", ours.loss), ("table_grad_norm", table), ("grad_norm", all)] {
+        let error = (ours / truth[what].as_f64().unwrap() - 1.0).abs();
+        println!("{run} {what} {error:e}");
+        assert!(error < 1e-4, "{run}: `{what}` is off by {error:.2e}");
     }
 }
 
