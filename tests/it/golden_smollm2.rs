@@ -16,7 +16,7 @@ use longlora_eval::{PerplexityConfig, Protocol, perplexity};
 use longlora_llama::{Llama, Selection, load_adapter, load_pretrained};
 use serde_json::Value;
 
-use crate::fixture::{self, Vectors, golden, model, shared, step_batch};
+use crate::fixture::{self, Tensors, Vectors, golden, model, shared, step_batch};
 use crate::gradients::{LossAndGradients, absolute_error, of_step, relative_error};
 
 const FOLDER: &str = "SmolLM2-135M-Instruct";
@@ -150,7 +150,8 @@ fn the_same_adapter_merged() {
 
 /// Step 0 of the training runs: positions interpolated twofold, LoRA, norms and the tied table trained, 512 tokens.
 ///
-/// The vectors promise 1e-5 to another order of summation. Measured: 2.8e-6 for the loss.
+/// Thirty layers amplify rounding: PyTorch's own f32 gradients are off by 1e-4 from f64, so ours are held to twice its
+/// error, not to its digits.
 #[track_caller]
 fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern) {
     let (Some(llama), Some(vectors)) = (smollm2(test), vectors(test, name)) else { return };
@@ -165,11 +166,25 @@ fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern)
         of_step(&llama, &selection, pattern, &step_batch(&[ids(test, "ids512").unwrap()]), 1);
 
     check_against_f64(run, &ours);
-    let theirs = vectors.below("");
-    for (tensor, theirs) in &theirs {
-        let error = relative_error(&ours.gradients[tensor], theirs);
-        assert!(error < 1e-4, "{name}: `{tensor}` is off by {error:.2e} of its largest entry");
+    let truth = Vectors::read(&golden(&format!("smollm2/{run}.safetensors"))).below("");
+    let (ours, pytorchs) = (ours.gradients, vectors.below(""));
+    let (error, pytorchs_error) = (distance(&ours, &truth), distance(&pytorchs, &truth));
+    assert!(
+        error < 2.0 * pytorchs_error,
+        "{name}: off by {error:.2e}, PyTorch {pytorchs_error:.2e}"
+    );
+}
+
+/// Of the gradients that `truth` has, as one vector, relative to its length.
+fn distance(gradients: &Tensors, truth: &Tensors) -> f64 {
+    let (mut square, mut length) = (0.0, 0.0);
+    for (name, truth) in truth {
+        for (ours, truth) in gradients[name].iter::<f64>().zip(truth.iter::<f64>()) {
+            square += (ours - truth) * (ours - truth);
+            length += truth * truth;
+        }
     }
+    (square / length).sqrt()
 }
 
 /// Loss and norms in f64, by `golden/smollm2/double.py`: PyTorch's own f32 run is off by up to 1e-4 in the norms.
@@ -181,7 +196,6 @@ fn check_against_f64(run: &str, ours: &LossAndGradients) {
     let all = ours.gradients.values().map(square).sum::<f64>().sqrt();
     for (what, ours) in [("loss", ours.loss), ("table_grad_norm", table), ("grad_norm", all)] {
         let error = (ours / truth[what].as_f64().unwrap() - 1.0).abs();
-        println!("{run} {what} {error:e}");
         assert!(error < 1e-4, "{run}: `{what}` is off by {error:.2e}");
     }
 }

@@ -1,14 +1,16 @@
 """Loss and gradient norms of step 0 of the SmolLM2 runs, in f64: the truth that f32 runs, PyTorch's too, are off by.
-usage: double.py MODEL ADAPTER INPUTS.json    (torch 2.8.0, transformers 4.57.1, peft 0.17.1)
-MODEL is SmolLM2-135M-Instruct as converted; ADAPTER and INPUTS as the golden vectors have them. Prints JSON."""
+usage: double.py MODEL ADAPTER INPUTS.json OUT    (torch 2.8.0, transformers 4.57.1, peft 0.17.1)
+MODEL is SmolLM2-135M-Instruct as converted; ADAPTER and INPUTS as the golden vectors have them. Writes OUT/double.json,
+and the gradients of the first, a middle and the last layer and of the last norm, rounded to f32, as OUT/RUN.safetensors."""
 import json
 import sys
 
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-model, adapter, inputs = sys.argv[1:]
+model, adapter, inputs, out = sys.argv[1:]
 ids = torch.tensor([json.load(open(inputs))["ids512"]])
 seq, group, heads = ids.shape[1], 128, 9
 
@@ -40,4 +42,11 @@ for name, mask in [("train_sdpa", causal), ("train_s2_flash", sparse)]:
     squares = {n: p.grad.pow(2).sum().item() for n, p in llama.named_parameters() if p.grad is not None}
     table = sum(square for n, square in squares.items() if "embed" in n)
     result[name] = {"loss": loss.item(), "table_grad_norm": table**0.5, "grad_norm": sum(squares.values()) ** 0.5}
-print(json.dumps(result, indent=1))
+    kept = {}
+    for parameter, value in llama.named_parameters():
+        short = parameter.removeprefix("base_model.model.").replace(".default", "")
+        if value.grad is not None and any(part in short for part in [".0.", ".14.", ".29.", "model.norm"]):
+            kept[short] = value.grad.float().contiguous()
+    save_file(kept, f"{out}/{name}.safetensors")
+with open(f"{out}/double.json", "w") as file:
+    json.dump(result, file, indent=1)
