@@ -98,7 +98,7 @@ impl<'a> Bench<'a> {
     fn train(&self, name: &str, options: &[&str]) -> anyhow::Result<PathBuf> {
         let Self { sh, program, base, root, .. } = self;
         let (data, out) = (root.join("assets/text/train"), self.work.join(name));
-        let fixed = "--context-length 256 --rope-scaling none --steps 4 --batch-size 1 --accumulation 1 \
+        let fixed = "--context-length 256 --steps 4 --batch-size 1 --accumulation 1 \
                      --warmup-steps 0 --learning-rate 1e-3 --no-eval";
         let fixed = fixed.split_whitespace();
         cmd!(
