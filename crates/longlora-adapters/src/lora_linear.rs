@@ -50,6 +50,17 @@ impl LoraLinear {
     /// # Shapes
     /// - `x`: `[.., d_input]`; result: `[.., d_output]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {
+        let mut shape: [usize; D] = x.dims();
+        let (d_input, rows) = (shape[D - 1], shape[..D - 1].iter().product());
+        // In two dimensions: burn would copy a transposed weight, in every forward and backward, to give it a third.
+        let y = self.forward_rows(x.reshape([rows, d_input]), dropout);
+        shape[D - 1] = y.dims()[1];
+        y.reshape(shape)
+    }
+
+    /// # Shapes
+    /// - `x`: `[rows, d_input]`; result: `[rows, d_output]`
+    fn forward_rows(&self, x: Tensor<2>, dropout: Option<Dropout>) -> Tensor<2> {
         let Some(update) = &self.update else { return self.base.forward(x) };
         let low_rank = update.forward(update.drop_entries(x.clone(), dropout));
         match update.dora_factor(self.base.weight.val()) {
@@ -60,13 +71,13 @@ impl LoraLinear {
 
     /// DoRA, as PEFT computes it: `x·W + (factor - 1)·x̃·W + factor·(low rank of x̃)`, where `x̃` is `x` with entries
     /// dropped, and the first two terms are one where none are.
-    fn decomposed<const D: usize>(
+    fn decomposed(
         &self,
-        x: Tensor<D>,
-        low_rank: Tensor<D>,
-        factor: Tensor<D>,
+        x: Tensor<2>,
+        low_rank: Tensor<2>,
+        factor: Tensor<2>,
         dropout: Option<Dropout>,
-    ) -> Tensor<D> {
+    ) -> Tensor<2> {
         let dense = |x| linear(x, self.base.weight.val(), None);
         let y = match &self.update {
             Some(update) if dropout.is_some() && update.dropout > 0.0 => {
