@@ -277,10 +277,14 @@ fn perplexities_of_a_novel() {
     });
 }
 
-/// All windows of 2,048 and of 4,096 tokens, under every scaling.
+/// All windows of 2,048 and of 4,096 tokens, under every scaling: some minutes, so only if it is asked for.
 #[test]
-#[ignore = "takes six minutes on two cores"]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn perplexities_at_2k_and_4k() {
+    if std::env::var_os("LONGLORA_ALL_PERPLEXITIES").is_none() {
+        eprintln!("skipped: perplexities_at_2k_and_4k: LONGLORA_ALL_PERPLEXITIES is not set");
+        return;
+    }
     check_perplexities("perplexities_at_2k_and_4k", 30, |window| {
         [2048, 4096].contains(&length(window))
     });
