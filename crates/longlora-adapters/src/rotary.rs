@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::rope_offset::RopeOffset;
 use crate::rope_scaling::RopeConfig;
@@ -84,23 +84,7 @@ impl RotaryTables {
     /// # Shapes
     /// - `x`, result: `[batch, heads, seq, head_dim]`, `heads` a multiple of the tables' heads
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, heads, seq, head_dim] = x.dims();
-        let [kv_heads, _, pairs] = self.cos.dims();
-        assert_shape!(self.cos, [kv_heads, seq, pairs]);
-        assert_eq!(head_dim, 2 * pairs, "needs heads of {} entries, got {head_dim}", 2 * pairs);
-        assert!(
-            heads.is_multiple_of(kv_heads),
-            "needs a multiple of {kv_heads} heads, got {heads}"
-        );
-        // [1, kv_heads, 1, seq, pairs]
-        let wide = |table: &Tensor<3>| table.clone().unsqueeze_dim::<4>(1).unsqueeze::<5>();
-        let (cos, sin) = (wide(&self.cos), wide(&self.sin));
-        let x = x.reshape([batch, kv_heads, heads / kv_heads, seq, head_dim]);
-        let low = x.clone().narrow(4, 0, pairs);
-        let high = x.narrow(4, pairs, pairs);
-        let y_low = low.clone() * cos.clone() - high.clone() * sin.clone();
-        let y_high = high * cos + low * sin;
-        Tensor::cat(vec![y_low, y_high], 4).reshape([batch, heads, seq, head_dim])
+        longlora_kernels::rotate(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -35,7 +35,7 @@ impl Llama {
         }
         cache.add(new);
         let last = hidden_states.narrow(1, new.len() - 1, 1);
-        self.model.norm.forward(last).squeeze_dim(1)
+        self.final_norm(last).squeeze_dim(1)
     }
 
     /// Reads a long text `chunk` tokens at a time, so that activations are those of a chunk. A streaming cache takes at

@@ -7,6 +7,7 @@ use longlora_adapters::{Dropout, LoraLinear, RopeOffset};
 use longlora_attention::{attention, attention_over_cache};
 
 use crate::cache::{CachedPass, LayerCache};
+use crate::norm::normed;
 use crate::pass::Pass;
 
 /// Projections around [`attention`]; field names are the checkpoint's.
@@ -69,7 +70,7 @@ impl SelfAttention {
         let heads = |x: Tensor<3>, norm: Option<&RmsNorm>| {
             let heads = x.dims()[2] / self.head_dim;
             let x = x.reshape([batch, seq, heads, self.head_dim]);
-            norm.map_or(x.clone(), |norm| norm.forward(x)).swap_dims(1, 2)
+            norm.map_or(x.clone(), |norm| normed(x, norm)).swap_dims(1, 2)
         };
         let q = heads(self.q_proj.forward(x.clone(), part(0)), self.q_norm.as_ref());
         let k = heads(self.k_proj.forward(x.clone(), part(1)), self.k_norm.as_ref());

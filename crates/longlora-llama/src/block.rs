@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use crate::attention::SelfAttention;
 use crate::cache::{CachedPass, LayerCache};
 use crate::mlp::FeedForward;
+use crate::norm::normed;
 use crate::pass::Pass;
 
 /// Attention and MLP, each behind a norm and added to the residual stream.
@@ -28,9 +29,9 @@ impl Block {
     /// # Shapes
     /// - `hidden_states`, result: `[batch, seq, hidden_size]`
     pub fn forward(&self, hidden_states: Tensor<3>, layer: usize, pass: &Pass) -> Tensor<3> {
-        let x = self.input_layernorm.forward(hidden_states.clone());
+        let x = normed(hidden_states.clone(), &self.input_layernorm);
         let hidden_states = hidden_states + self.self_attn.forward(x, layer, pass);
-        let x = self.post_attention_layernorm.forward(hidden_states.clone());
+        let x = normed(hidden_states.clone(), &self.post_attention_layernorm);
         let dropout = pass.dropout.map(|dropout| dropout.part(layer as u64));
         hidden_states + self.mlp.forward(x, dropout)
     }
@@ -46,9 +47,9 @@ impl Block {
         cache: &mut LayerCache,
         pass: &CachedPass,
     ) -> Tensor<3> {
-        let x = self.input_layernorm.forward(hidden_states.clone());
+        let x = normed(hidden_states.clone(), &self.input_layernorm);
         let hidden_states = hidden_states + self.self_attn.forward_cached(x, layer, cache, pass);
-        let x = self.post_attention_layernorm.forward(hidden_states.clone());
+        let x = normed(hidden_states.clone(), &self.post_attention_layernorm);
         hidden_states + self.mlp.forward(x, None)
     }
 }

@@ -14,6 +14,7 @@ mod family;
 mod config;
 mod error;
 mod pass;
+mod norm;
 mod cache;
 mod attention;
 mod mlp;

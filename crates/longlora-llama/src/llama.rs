@@ -8,6 +8,7 @@ use longlora_attention::{AttentionPattern, Layout};
 
 use crate::block::Block;
 use crate::config::LlamaConfig;
+use crate::norm::normed;
 use crate::pass::Pass;
 
 /// A model with its head: Hugging Face's `LlamaForCausalLM` and its relatives, with the same names.
@@ -57,7 +58,15 @@ impl Llama {
         for (layer, block) in self.model.layers.iter().enumerate() {
             hidden_states = block.forward(hidden_states, layer, pass);
         }
-        self.model.norm.forward(hidden_states)
+        self.final_norm(hidden_states)
+    }
+
+    /// The last norm: from what the blocks leave to the final hidden states.
+    ///
+    /// # Shapes
+    /// - `hidden_states`, result: `[batch, seq, hidden_size]`
+    pub fn final_norm(&self, hidden_states: Tensor<3>) -> Tensor<3> {
+        normed(hidden_states, &self.model.norm)
     }
 
     /// Scores of every next token, all at once: for tests and short inputs.

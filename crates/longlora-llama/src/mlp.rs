@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use longlora_adapters::{Dropout, LoraLinear};
+use longlora_kernels::swiglu;
 
 use crate::experts::Experts;
 
@@ -43,8 +43,8 @@ impl Mlp {
     /// - `x`, result: `[.., hidden_size]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {
         let part = |index| dropout.map(|dropout| dropout.part(index));
-        let gate = silu(self.gate_proj.forward(x.clone(), part(4)));
+        let gate = self.gate_proj.forward(x.clone(), part(4));
         let up = self.up_proj.forward(x, part(5));
-        self.down_proj.forward(gate * up, part(6))
+        self.down_proj.forward(swiglu(gate, up), part(6))
     }
 }

@@ -100,7 +100,7 @@ impl Backward<'_> {
     /// Last norm, head and loss: `(nll_sum, gradient by input, gradient by the head's matrix if it is trained)`.
     fn head(&mut self, input: Tensor<3>, targets: &[i64]) -> (f64, Tensor<3>, Option<Tensor<2>>) {
         let input = input.autodiff().require_grad();
-        let hidden = self.llama.model.norm.forward(input.clone());
+        let hidden = self.llama.final_norm(input.clone());
         let [batch, seq, width] = hidden.dims();
         let loss = loss_and_gradient(
             hidden.clone().without_autodiff().reshape([batch * seq, width]),

@@ -8,9 +8,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::exp::{dot, exp_and_sum, max};
 use super::gemm::{Left, Right, multiply_add};
 use super::problem::{Keys, Problem, tiles};
+use longlora_kernels::rows::{dot, exp_and_sum, max};
 
 /// Keys that one thread reads at a time. Fixed, so that the result does not depend on the number of threads.
 const SPAN: usize = 512;

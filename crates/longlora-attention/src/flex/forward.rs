@@ -5,9 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::exp::{exp_and_sum, max};
 use super::gemm::{Left, Right, multiply_add, transpose};
 use super::problem::{Keys, Piece, Problem, tiles};
+use longlora_kernels::rows::{exp_and_sum, max};
 
 /// Queries and keys per tile: scores, a transposed key tile and a value tile share the first-level cache.
 const TILE: usize = 64;

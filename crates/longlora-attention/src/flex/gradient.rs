@@ -5,9 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::exp::{dot, exp_and_sum};
 use super::gemm::{Left, Right, multiply_add, transpose};
 use super::problem::{Piece, Problem, tiles};
+use longlora_kernels::rows::{dot, exp_and_sum};
 
 /// Queries and keys per tile.
 const TILE: usize = 64;

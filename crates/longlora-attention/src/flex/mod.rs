@@ -3,7 +3,6 @@
 //! FlashAttention-2 (arXiv:2307.08691): a tile of queries walks over the tiles of its visible keys with a running
 //! maximum and sum. Key tiles that are fully hidden are never computed; keys and values are not copied per query head.
 
-mod exp;
 mod gemm;
 mod forward;
 mod decode;

@@ -1,0 +1,24 @@
+//! What a transformer block does between its matrices, each as one operation with its own backward.
+//!
+//! | operation | computes | keeps for the backward |
+//! | --- | --- | --- |
+//! | [`rms_norm`] | `x / √(mean(x²) + ε) · γ` | `x`, `γ`, one number per row |
+//! | [`rotate`] | half-split pairs turned by an angle per position and frequency | `x` if the angles are trained, and the angles |
+//! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
+//!
+//! Spelled out in tensor operations, as in [`reference`], each is half a dozen passes over memory, and on a CPU they run
+//! on one core. Here it is one pass, on all cores, with SIMD chosen at run time. Other types than f32 take the plain path.
+
+mod backend;
+mod flex;
+mod rms_norm;
+mod rotate;
+mod swiglu;
+pub mod reference;
+pub mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use rms_norm::rms_norm;
+pub use rotate::rotate;
+pub use swiglu::swiglu;

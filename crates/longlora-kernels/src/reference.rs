@@ -1,0 +1,30 @@
+//! The same operations, spelled out: what the fused ones mean.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+
+/// See [`rms_norm`](crate::rms_norm).
+pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let mean_square = x.clone().square().mean_dim(D - 1);
+    x / (mean_square + epsilon).sqrt() * gamma.unsqueeze()
+}
+
+/// See [`rotate`](crate::rotate).
+pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
+    let [batch, heads, seq, head_dim] = x.dims();
+    let [table_heads, _, pairs] = cos.dims();
+    // [1, table_heads, 1, seq, pairs]
+    let wide = |table: Tensor<3>| table.unsqueeze_dim::<4>(1).unsqueeze::<5>();
+    let (cos, sin) = (wide(cos), wide(sin));
+    let x = x.reshape([batch, table_heads, heads / table_heads, seq, head_dim]);
+    let low = x.clone().narrow(4, 0, pairs);
+    let high = x.narrow(4, pairs, pairs);
+    let y_low = low.clone() * cos.clone() - high.clone() * sin.clone();
+    let y_high = high * cos + low * sin;
+    Tensor::cat(vec![y_low, y_high], 4).reshape([batch, heads, seq, head_dim])
+}
+
+/// See [`swiglu`](crate::swiglu).
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    silu(gate) * up
+}
