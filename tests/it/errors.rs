@@ -122,6 +122,9 @@ fn sizes_that_contradict_each_other_are_refused() {
         &["`num_attention_heads`", "`4`", "`num_key_value_heads`", "`3`"],
     );
     check_config(json!({ "num_key_value_heads": 0 }), &["`num_key_value_heads`", "`0`"]);
+    for key in ["num_hidden_layers", "head_dim", "hidden_size", "vocab_size"] {
+        check_config(json!({ key: 4_000_000_000_u64 }), &[key, "`4000000000`"]);
+    }
     check_config(json!({ "num_attention_heads": 0 }), &["no heads"]);
     check_config(json!({ "num_hidden_layers": 0 }), &["layers"]);
     check_config(json!({ "head_dim": 15 }), &["head_dim", "`15`"]);

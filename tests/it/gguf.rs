@@ -109,6 +109,12 @@ fn rope_scalings_come_back() {
     check_rope(RopeScaling::None, None);
     check_rope(RopeScaling::Linear { factor: 4.0 }, None);
     check_rope(RopeScaling::stretch(RopeKind::Yarn, 64, 256), None);
+    for factor in [1.0, 1.25] {
+        let mut hot = RopeScaling::stretch(RopeKind::Yarn, 64, 256);
+        let RopeScaling::Yarn { attention_factor, .. } = &mut hot else { panic!("it is YaRN") };
+        *attention_factor = Some(factor);
+        check_rope(hot, None);
+    }
     check_rope(longrope(vec![1.5; 8], vec![4.0, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 1.0]), None);
     check_rope(longrope(vec![1.25; 8], vec![1.25; 8]), None);
     let llama3 = RopeScaling::Llama3 {
@@ -207,8 +213,39 @@ fn a_file_that_is_no_model_of_ours_is_named() {
     check_file(|m| m.insert("llama.rope.scaling.type", text("spiral")), None, &["`spiral`"]);
     check_file(|m| m.insert("llama.rope.scaling.type", text("yarn")), None, &["factor"]);
     check_file(|m| m.insert("llama.rope.scaling.type", text("longrope")), None, &["rope_factors"]);
+    // What llama.cpp would heed.
+    check_file(|m| m.insert("llama.logit_scale", Entry::F32(2.0)), None, &["`llama.logit_scale`"]);
+    check_file(|m| m.insert("llama.rope.scale_linear", Entry::F32(2.0)), None, &["scale_linear"]);
+    let temperature = "llama.rope.scaling.attn_factor";
+    check_file(|m| m.insert(temperature, Entry::F32(1.5)), None, &["attn_factor"]);
+    // Numbers that would take the memory of a city.
+    for key in ["block_count", "attention.head_count"] {
+        let key = format!("llama.{key}");
+        check_file(|m| m.insert(key, Entry::U32(u32::MAX)), None, &["`4294967295`"]);
+    }
     check_file(|_| (), Some("token_embd.weight"), &["token_embd.weight"]);
     check_file(|_| (), Some("blk.1.attn_k.weight"), &["blk.1.attn_k.weight"]);
+}
+
+/// llama.cpp takes a factor without a type for linear interpolation.
+#[test]
+fn a_factor_without_a_type_is_linear() {
+    let (folder, path) = saved(&family("llama_tied"), TensorKind::F32);
+    let mut file = GgufFile::open(&path).unwrap();
+    let mut metadata = Metadata::new();
+    file.metadata().iter().for_each(|(key, value)| metadata.insert(key, value.clone()));
+    metadata.insert("llama.rope.scaling.factor", Entry::F32(4.0));
+    let infos = file.tensors().to_vec();
+    let numbers: Vec<_> = infos.iter().map(|info| file.read_f32(&info.name).unwrap()).collect();
+    let tensors = infos.iter().zip(&numbers).map(|(info, numbers)| longlora_gguf::NewTensor {
+        name: info.name.clone(),
+        shape: info.shape.clone(),
+        kind: TensorKind::F32,
+        data: longlora_gguf::TensorData::Slice(numbers),
+    });
+    let changed = folder.path().join("changed.gguf");
+    longlora_gguf::write(&changed, &metadata, tensors).unwrap();
+    assert_eq!(load(&changed).config.rope.scaling, RopeScaling::Linear { factor: 4.0 });
 }
 
 /// A model whose numbers were drawn anew is another model: the comparison above is no tautology.

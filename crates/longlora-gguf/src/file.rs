@@ -85,14 +85,46 @@ impl<R: Read + Seek> GgufFile<R> {
     /// [`GgufError::MissingTensor`]; [`GgufError::File`], if the disk refuses or the file has
     /// become shorter.
     pub fn read_f32(&mut self, name: &str) -> Result<Vec<f32>, GgufError> {
-        let Some(&place) = self.index.get(name) else {
-            let (path, tensor) = (self.path.clone(), name.to_owned());
-            return Err(GgufError::MissingTensor { path, tensor });
-        };
-        let TensorInfo { ref shape, kind, start, .. } = self.tensors[place];
-        let refused = || GgufError::file("read", &self.path);
+        let TensorInfo { shape, kind, start, .. } = self.info(name)?;
+        let count = shape.iter().product();
+        self.decode(kind, start, count)
+    }
 
-        let mut numbers = vec![0.0; shape.iter().product()];
+    /// The numbers of one entry along a tensor's first axis, such as one of stacked experts. Only
+    /// their bytes are read.
+    ///
+    /// # Errors
+    /// As [`GgufFile::read_f32`].
+    ///
+    /// # Panics
+    /// If the tensor has one axis, or not so many entries.
+    pub fn read_f32_at(&mut self, name: &str, index: usize) -> Result<Vec<f32>, GgufError> {
+        let TensorInfo { shape, kind, start, .. } = self.info(name)?;
+        assert!(shape.len() > 1, "needs a tensor of several axes, got {shape:?}");
+        assert!(index < shape[0], "needs one of {} entries, got {index}", shape[0]);
+        let count: usize = shape[1..].iter().product();
+        // Blocks never cross a row.
+        let bytes = count / kind.block_len() * kind.block_bytes();
+        self.decode(kind, start + (index * bytes) as u64, count)
+    }
+
+    fn info(&self, name: &str) -> Result<TensorInfo, GgufError> {
+        let missing = || {
+            let (path, tensor) = (self.path.clone(), name.to_owned());
+            GgufError::MissingTensor { path, tensor }
+        };
+        self.tensor(name).cloned().ok_or_else(missing)
+    }
+
+    /// `count` numbers, whose blocks begin at byte `start`.
+    fn decode(
+        &mut self,
+        kind: TensorKind,
+        start: u64,
+        count: usize,
+    ) -> Result<Vec<f32>, GgufError> {
+        let refused = || GgufError::file("read", &self.path);
+        let mut numbers = vec![0.0; count];
         self.reader.seek(SeekFrom::Start(start)).map_err(refused())?;
         let blocks_at_once = CHUNK_BLOCKS.min(numbers.len() / kind.block_len());
         let mut buffer = vec![0; blocks_at_once * kind.block_bytes()];

@@ -99,9 +99,24 @@ enum TokenIds {
     Several(Vec<u32>),
 }
 
+impl TokenIds {
+    fn to_vec(&self) -> Vec<u32> {
+        match self {
+            Self::None => vec![],
+            Self::One(id) => vec![*id],
+            Self::Several(ids) => ids.clone(),
+        }
+    }
+}
+
 fn default_hidden_act() -> String {
     "silu".to_owned()
 }
+
+/// Layers, heads, experts and entries of a head that are believed.
+const MAX_COUNT: usize = 16_384;
+/// Widths and tokens that are believed.
+const MAX_SIZE: usize = 1 << 24;
 
 impl LlamaConfig {
     /// Reads the `config.json` of a model folder, or what a GGUF file says in its place.
@@ -119,7 +134,31 @@ impl LlamaConfig {
         }
         let text = std::fs::read_to_string(&path).map_err(LlamaError::file("read", &path))?;
         let json = |source| LlamaError::Json { path: path.clone(), source };
-        Self::from_hugging_face(serde_json::from_str(&text).map_err(json)?, &path)
+        let mut config =
+            Self::from_hugging_face(serde_json::from_str(&text).map_err(json)?, &path)?;
+        config.add_end_tokens(&model.join("generation_config.json"))?;
+        Ok(config)
+    }
+
+    /// Where a model has settings for generation, they name further tokens that end a text.
+    fn add_end_tokens(&mut self, path: &Path) -> Result<(), LlamaError> {
+        #[derive(Deserialize)]
+        struct Generation {
+            #[serde(default)]
+            eos_token_id: TokenIds,
+        }
+        if !path.exists() {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(path).map_err(LlamaError::file("read", path))?;
+        let json = |source| LlamaError::Json { path: path.to_owned(), source };
+        let Generation { eos_token_id } = serde_json::from_str(&text).map_err(json)?;
+        for id in eos_token_id.to_vec() {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+        Ok(())
     }
 
     /// From the contents of a `config.json` of a known family; `path` is for error messages.
@@ -162,9 +201,11 @@ impl LlamaConfig {
             keys.setting(family.output_bias)?,
             keys.setting(family.mlp_bias)?,
         );
+        let head_dim = raw.head_dim.or(family.head_dim);
+        let head_dim = head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
+        raw.refuse_sizes_beyond_belief(head_dim, path)?;
         let windows = raw.windows(&keys, &family)?;
         let experts = raw.experts(&family, path)?;
-        let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
         if !hugging_face.contains_key("rope_theta") && family.rope_theta != Family::LLAMA.rope_theta
         {
             hugging_face.insert("rope_theta".to_owned(), family.rope_theta.into());
@@ -190,11 +231,7 @@ impl LlamaConfig {
             experts,
             rope,
             bos_token_id: raw.bos_token_id,
-            eos_token_ids: match raw.eos_token_id {
-                TokenIds::None => vec![],
-                TokenIds::One(id) => vec![id],
-                TokenIds::Several(ids) => ids,
-            },
+            eos_token_ids: raw.eos_token_id.to_vec(),
             hugging_face,
         })
     }
@@ -270,7 +307,8 @@ impl HuggingFaceConfig {
         }
         let settings = [family.qkv_bias, family.output_bias, family.mlp_bias];
         for key in ["attention_bias", "mlp_bias"] {
-            if keys.is_true(key)? && !settings.contains(&Setting::Key(key)) {
+            let always = key == "attention_bias" && family.qkv_bias == Setting::Always;
+            if keys.is_true(key)? && !always && !settings.contains(&Setting::Key(key)) {
                 return keys.refuse(key, true, "this family has none");
             }
         }
@@ -310,6 +348,26 @@ impl HuggingFaceConfig {
         Ok(kv_heads)
     }
 
+    /// Sizes come from a stranger, and memory is taken for each layer, expert and frequency before a weight is read.
+    fn refuse_sizes_beyond_belief(&self, head_dim: usize, path: &Path) -> Result<(), LlamaError> {
+        let sizes = [
+            ("num_hidden_layers", self.num_hidden_layers, MAX_COUNT),
+            ("num_attention_heads", self.num_attention_heads, MAX_COUNT),
+            ("num_local_experts", self.num_local_experts.unwrap_or(0), MAX_COUNT),
+            ("head_dim", head_dim, MAX_COUNT),
+            ("hidden_size", self.hidden_size, MAX_SIZE),
+            ("intermediate_size", self.intermediate_size, MAX_SIZE),
+            ("vocab_size", self.vocab_size, MAX_SIZE),
+        ];
+        match sizes.into_iter().find(|(_, size, largest)| size > largest) {
+            None => Ok(()),
+            Some((key, size, largest)) => {
+                let reason = format!("`{key}` is `{size}`, and no model has more than {largest}");
+                Err(LlamaError::Config { path: path.to_owned(), reason })
+            }
+        }
+    }
+
     fn windows(&self, keys: &Keys<'_>, family: &Family) -> Result<Vec<Option<usize>>, LlamaError> {
         let layers = self.num_hidden_layers;
         let window = keys.tokens("sliding_window")?;
@@ -322,7 +380,10 @@ impl HuggingFaceConfig {
                 let said = keys.fields.contains_key("sliding_window");
                 Ok(vec![if said { window } else { default }; layers])
             }
-            WindowRule::Declared if self.use_sliding_window => self.declared_windows(keys, window),
+            WindowRule::Declared if self.use_sliding_window => {
+                let said = keys.fields.contains_key("sliding_window");
+                self.declared_windows(keys, if said { window } else { Some(4096) })
+            }
             WindowRule::Declared => Ok(vec![None; layers]),
         }
     }

@@ -57,6 +57,14 @@ pub enum LlamaError {
         /// The model's family.
         model_type: String,
     },
+    /// Something about a model that would be ignored.
+    #[error("`{path}` has the key `{key}`, which this version does not know and would ignore")]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
     /// A GGUF file that cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),

@@ -22,6 +22,8 @@ pub struct Family {
     pub experts: bool,
     /// transformers' default of `num_key_value_heads`; `None` is one per query head.
     pub num_key_value_heads: Option<usize>,
+    /// transformers' default of `head_dim`; `None` is `hidden_size` over the heads.
+    pub head_dim: Option<usize>,
     /// transformers' default of `rms_norm_eps`.
     pub rms_norm_eps: f64,
     /// transformers' default of `rope_theta`.
@@ -49,7 +51,8 @@ pub enum WindowRule {
         /// transformers' default of `sliding_window`.
         default: Option<usize>,
     },
-    /// With `use_sliding_window`, those that `layer_types` names, or those from `max_window_layers` on.
+    /// With `use_sliding_window`, those that `layer_types` names, or those from `max_window_layers` on; a `sliding_window`
+    /// that is not there is 4,096 tokens, transformers' default.
     Declared,
 }
 
@@ -64,6 +67,7 @@ impl Family {
         sliding_window: WindowRule::Never,
         experts: false,
         num_key_value_heads: None,
+        head_dim: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
     };
@@ -106,6 +110,7 @@ impl Family {
         qkv_bias: Setting::Key("attention_bias"),
         output_bias: Setting::Key("attention_bias"),
         qk_norm: true,
+        head_dim: Some(128),
         ..Self::QWEN2
     };
 

@@ -43,7 +43,7 @@ impl Default for Sampling {
 pub enum SamplingError {
     /// No number to divide by.
     #[error(
-        "temperature `{temperature}` is not a number of at least 0; 0 takes the likeliest token"
+        "temperature `{temperature}` is neither 0 nor a number of at least 0.0001; 0 takes the likeliest token"
     )]
     Temperature {
         /// What was asked for.
@@ -66,7 +66,7 @@ pub enum SamplingError {
     },
     /// Not a factor.
     #[error(
-        "repetition penalty `{repetition_penalty}` is not a positive number; 1 leaves repetitions as they are"
+        "repetition penalty `{repetition_penalty}` is not in [0.001, 1000]; 1 leaves repetitions as they are"
     )]
     RepetitionPenalty {
         /// What was asked for.
@@ -81,7 +81,8 @@ impl Sampling {
     /// [`SamplingError`], naming the number.
     pub fn validate(&self) -> Result<(), SamplingError> {
         let Self { temperature, top_k, top_p, min_p, repetition_penalty, seed: _ } = *self;
-        if !(temperature >= 0.0 && temperature.is_finite()) {
+        // Below that, differences of logits are no longer f32.
+        if temperature != 0.0 && !(temperature >= 1e-4 && temperature.is_finite()) {
             return Err(SamplingError::Temperature { temperature });
         }
         if top_k == Some(0) {
@@ -93,7 +94,7 @@ impl Sampling {
         if let Some(min_p) = min_p.filter(|min_p| !(0.0..=1.0).contains(min_p)) {
             return Err(SamplingError::MinP { min_p });
         }
-        if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
+        if !(1e-3..=1e3).contains(&repetition_penalty) {
             return Err(SamplingError::RepetitionPenalty { repetition_penalty });
         }
         Ok(())
@@ -358,7 +359,7 @@ mod tests {
         fine().validate().unwrap();
         check_refusal(
             Sampling { temperature: -1.0, ..fine() },
-            "temperature `-1` is not a number of at least 0; 0 takes the likeliest token",
+            "temperature `-1` is neither 0 nor a number of at least 0.0001; 0 takes the likeliest token",
         );
         check_refusal(
             Sampling { top_k: Some(0), ..fine() },
@@ -374,7 +375,7 @@ mod tests {
         );
         check_refusal(
             Sampling { repetition_penalty: 0.0, ..fine() },
-            "repetition penalty `0` is not a positive number; 1 leaves repetitions as they are",
+            "repetition penalty `0` is not in [0.001, 1000]; 1 leaves repetitions as they are",
         );
     }
 }

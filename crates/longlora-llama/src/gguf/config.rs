@@ -37,6 +37,7 @@ pub(super) fn architecture(config: &LlamaConfig) -> Option<&'static str> {
 pub(super) fn read(file: &mut GgufFile) -> Result<LlamaConfig, LlamaError> {
     let path = file.path().to_owned();
     let architecture = read_architecture(file)?;
+    refuse_unknown_keys(file, architecture.name)?;
     let mut config = sizes(file, &architecture)?;
     config.extend(rope::read(file, architecture.name, &config)?);
     LlamaConfig::from_hugging_face(config, &path)
@@ -60,6 +61,55 @@ fn read_architecture(file: &GgufFile) -> Result<Architecture, LlamaError> {
             supported: "supported are `llama`, `qwen2` and `qwen3`",
         }),
     }
+}
+
+/// What a file may say of its model beside RoPE. The last ones change nothing that is computed.
+const KNOWN: [&str; 17] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "expert_count",
+    "expert_used_count",
+    "vocab_size",
+    "tensor_data_layout",
+    "attention.layer_norm_epsilon",
+    "expert_feed_forward_length",
+    "attention.causal",
+];
+
+/// A scale or a cap that we would ignore makes another model.
+fn refuse_unknown_keys(file: &GgufFile, architecture: &str) -> Result<(), LlamaError> {
+    let prefix = format!("{architecture}.");
+    let own = file.metadata().iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
+    let known = |key: &str| KNOWN.contains(&key) || rope::KEYS.contains(&key);
+    match own.into_iter().find(|key| !known(key)) {
+        None => Ok(()),
+        Some(key) => Err(LlamaError::UnknownKey {
+            path: file.path().to_owned(),
+            key: format!("{prefix}{key}"),
+        }),
+    }
+}
+
+/// The token that ends a text, and those that end a turn or a message.
+fn end_tokens(metadata: &Metadata) -> Result<Value, LlamaError> {
+    let mut ids = vec![];
+    for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        ids.extend(metadata.unsigned(&format!("tokenizer.ggml.{name}"))?);
+    }
+    ids.dedup();
+    Ok(match ids[..] {
+        [] => Value::Null,
+        [id] => id.into(),
+        _ => ids.into(),
+    })
 }
 
 /// Everything but the position embedding.
@@ -104,7 +154,7 @@ fn sizes(file: &GgufFile, architecture: &Architecture) -> Result<Map<String, Val
         "num_local_experts": optional("expert_count")?,
         "num_experts_per_tok": optional("expert_used_count")?,
         "bos_token_id": metadata.unsigned("tokenizer.ggml.bos_token_id")?,
-        "eos_token_id": metadata.unsigned("tokenizer.ggml.eos_token_id")?,
+        "eos_token_id": end_tokens(metadata)?,
         "pad_token_id": metadata.unsigned("tokenizer.ggml.padding_token_id")?,
     });
     let Value::Object(mut config) = config else { unreachable!("the literal is an object") };

@@ -33,9 +33,8 @@ struct Weights {
     kv_heads: usize,
     /// Whether rows of q and k are interleaved.
     interleaved: bool,
+    experts: usize,
     unread: BTreeSet<String>,
-    /// The experts that were read last: llama.cpp stacks all of a layer in one tensor.
-    stacked: Option<(String, Vec<f32>)>,
 }
 
 impl Weights {
@@ -45,7 +44,7 @@ impl Weights {
             kv_heads: config.num_key_value_heads,
             interleaved: config::architecture(config) == Some("llama"),
             unread: file.tensors().iter().map(|tensor| tensor.name.clone()).collect(),
-            stacked: None,
+            experts: config.experts.map_or(0, |experts| experts.count),
             file,
         }
     }
@@ -60,8 +59,9 @@ impl Weights {
         let numbers = match place.expert {
             None => self.file.read_f32(&place.name)?,
             Some(expert) => {
+                self.check_stack(&place.name, &shape)?;
                 shape.remove(0);
-                self.expert(&place.name, expert, shape.iter().product())?
+                self.file.read_f32_at(&place.name, expert)?
             }
         };
         let numbers = if self.interleaved && names::is_rotated(name) {
@@ -87,22 +87,14 @@ impl Weights {
         Ok(rows::half_split(numbers, heads, width))
     }
 
-    /// One of the experts that are stacked in tensor `name`.
-    fn expert(
-        &mut self,
-        name: &str,
-        expert: usize,
-        numbers: usize,
-    ) -> Result<Vec<f32>, LlamaError> {
-        if self.stacked.as_ref().is_none_or(|(read, _)| read != name) {
-            self.stacked = Some((name.to_owned(), self.file.read_f32(name)?));
+    /// llama.cpp stacks the experts of a layer.
+    fn check_stack(&self, tensor: &str, shape: &[usize]) -> Result<(), LlamaError> {
+        if shape.len() == 3 && shape[0] == self.experts {
+            return Ok(());
         }
-        let (_, all) = self.stacked.as_ref().expect("it was just read");
-        let range = expert * numbers..(expert + 1) * numbers;
-        all.get(range).map(<[f32]>::to_vec).ok_or_else(|| LlamaError::Missing {
-            path: self.file.path().to_owned(),
-            tensor: format!("{name}[{expert}]"),
-        })
+        let needed = [&[self.experts], &shape[shape.len().min(1)..]].concat();
+        let path = self.file.path().to_owned();
+        Err(LlamaError::Shape { path, tensor: tensor.to_owned(), found: shape.to_vec(), needed })
     }
 
     fn refuse_leftovers(&self) -> Result<(), LlamaError> {

@@ -22,52 +22,122 @@ pub(super) const TENSORS: [&str; 3] = [FREQS, SHORT, LONG];
 /// LLaMA 3.1's and 3.2's own factors, which files hold as divisors alone.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
+/// What a file may say of RoPE, after the architecture's name; the last one changes nothing that is computed.
+pub(super) const KEYS: [&str; 9] = [
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scaling.finetuned",
+];
+
+/// What the metadata says of RoPE.
+struct Said {
+    theta: f64,
+    kind: String,
+    factor: Option<f64>,
+    original: u64,
+    /// Factor on cos and sin, beside YaRN's own.
+    temperature: Option<f64>,
+    /// Ends of YaRN's ramp.
+    betas: [f64; 2],
+    head_dim: usize,
+}
+
+impl Said {
+    fn read(
+        metadata: &Metadata,
+        architecture: &str,
+        config: &Map<String, Value>,
+    ) -> Result<Self, LlamaError> {
+        let key = |name: &str| format!("{architecture}.rope.{name}");
+        let number = |name: &str| Ok::<_, LlamaError>(metadata.number(&key(name))?.map(shortest));
+        let count = |key: &str| config[key].as_u64().expect("a count was put there");
+        let original = metadata.unsigned(&key("scaling.original_context_length"))?;
+        let factor = number("scaling.factor")?.filter(|&factor| factor != 0.0);
+        // llama.cpp takes a factor without a type for linear.
+        let default = if factor.is_some_and(|factor| factor != 1.0) { "linear" } else { "none" };
+        Ok(Self {
+            theta: number("freq_base")?.unwrap_or(10_000.0),
+            kind: metadata.string(&key("scaling.type"))?.unwrap_or(default).to_owned(),
+            factor,
+            original: original.unwrap_or_else(|| count("max_position_embeddings")),
+            temperature: number("scaling.attn_factor")?.filter(|&factor| factor != 1.0),
+            betas: [
+                number("scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                number("scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            ],
+            head_dim: count("head_dim") as usize,
+        })
+    }
+
+    fn yarn(&self) -> Value {
+        // llama.cpp multiplies it by YaRN's own.
+        let own = self.factor.map_or(1.0, |factor| 0.1 * factor.ln() + 1.0);
+        let mut scaling = json!({
+            "rope_type": "yarn",
+            "factor": self.factor,
+            "original_max_position_embeddings": self.original,
+            "beta_fast": self.betas[0],
+            "beta_slow": self.betas[1],
+        });
+        if let Some(temperature) = self.temperature {
+            scaling["attention_factor"] = shortest(own * temperature).into();
+        }
+        scaling
+    }
+}
+
 /// The keys of `config.json` that say what the file says; `config` has its other keys.
 pub(super) fn read(
     file: &mut GgufFile,
     architecture: &str,
     config: &Map<String, Value>,
 ) -> Result<Map<String, Value>, LlamaError> {
-    let metadata = file.metadata();
-    let key = |name: &str| format!("{architecture}.rope.{name}");
-    let theta = shortest(metadata.number(&key("freq_base"))?.unwrap_or(10_000.0));
-    let kind = metadata.string(&key("scaling.type"))?.unwrap_or("none").to_owned();
-    let factor = metadata.number(&key("scaling.factor"))?.map(shortest);
-    let original = metadata.unsigned(&key("scaling.original_context_length"))?;
-    let temperature = metadata.number(&key("scaling.attn_factor"))?.map(shortest);
-    let context = config["max_position_embeddings"].as_u64().expect("a count was put there");
-    let head_dim = config["head_dim"].as_u64().expect("a count was put there") as usize;
-
-    let scaling = match kind.as_str() {
-        "none" | "longrope" if file.tensor(FREQS).is_some() => {
+    let said = Said::read(file.metadata(), architecture, config)?;
+    let divided = file.tensor(FREQS).is_some();
+    let short_and_long = [SHORT, LONG].into_iter().any(|name| file.tensor(name).is_some());
+    let unsupported = |key, value: &str, supported| {
+        let path = file.path().to_owned();
+        Err(LlamaError::Unsupported { path, key, value: value.to_owned(), supported })
+    };
+    if short_and_long && (divided || said.kind != "longrope") {
+        return unsupported("rope_factors_long.weight", "…", "it goes with `longrope` alone");
+    }
+    let scaling = match said.kind.as_str() {
+        "none" | "longrope" if divided => {
             let divisors = numbers(file, FREQS)?;
-            divisors_as_scaling(head_dim, theta, divisors, original.unwrap_or(context), temperature)
+            divisors_as_scaling(divisors, &said)
+        }
+        _ if divided => {
+            let supported = "divisors beside another scaling are not implemented";
+            return unsupported("rope_freqs.weight", "…", supported);
+        }
+        "none" | "linear" if said.temperature.is_some() => {
+            let supported = "with this scaling, supported is `1`";
+            return unsupported("rope.scaling.attn_factor", "…", supported);
         }
         "none" => Value::Null,
-        "linear" => json!({ "rope_type": "linear", "factor": factor }),
-        "yarn" => json!({
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original.unwrap_or(context),
-        }),
+        "linear" => json!({ "rope_type": "linear", "factor": said.factor }),
+        "yarn" => said.yarn(),
         "longrope" => json!({
             "rope_type": "longrope",
             "short_factor": numbers(file, SHORT)?,
             "long_factor": numbers(file, LONG)?,
-            "attention_factor": temperature,
-            "original_max_position_embeddings": original.unwrap_or(context),
+            "attention_factor": said.temperature.unwrap_or(1.0),
+            "original_max_position_embeddings": said.original,
         }),
         other => {
-            return Err(LlamaError::Unsupported {
-                path: file.path().to_owned(),
-                key: "rope.scaling.type",
-                value: other.to_owned(),
-                supported: "supported are `none`, `linear`, `yarn` and `longrope`",
-            });
+            let supported = "supported are `none`, `linear`, `yarn` and `longrope`";
+            return unsupported("rope.scaling.type", other, supported);
         }
     };
     let mut keys = Map::new();
-    keys.insert("rope_theta".to_owned(), theta.into());
+    keys.insert("rope_theta".to_owned(), said.theta.into());
     keys.insert("rope_scaling".to_owned(), scaling);
     Ok(keys)
 }
@@ -82,26 +152,25 @@ fn numbers(file: &mut GgufFile, tensor: &str) -> Result<Vec<f64>, LlamaError> {
 }
 
 /// LLaMA 3's rule, if it gives these divisors; else LongRoPE, which has any divisors.
-fn divisors_as_scaling(
-    head_dim: usize,
-    theta: f64,
-    divisors: Vec<f64>,
-    original: u64,
-    temperature: Option<f64>,
-) -> Value {
+fn divisors_as_scaling(divisors: Vec<f64>, said: &Said) -> Value {
     let llama3 = LLAMA3_FACTORS.map(|factor| RopeScaling::Llama3 {
         factor,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     });
-    let plain =
-        RopeConfig { head_dim, theta, max_position_embeddings: 8192, scaling: RopeScaling::None };
+    let plain = RopeConfig {
+        head_dim: said.head_dim,
+        theta: said.theta,
+        max_position_embeddings: 8192,
+        scaling: RopeScaling::None,
+    };
     for scaling in llama3 {
         let rule = RopeConfig { scaling, ..plain.clone() };
         let same = |(rules, files): (f64, &f64)| (rules / files - 1.0).abs() < 1e-5;
         let rules = rule.divisors();
-        if rules.len() == divisors.len() && rules.into_iter().zip(&divisors).all(same) {
+        let fits = rules.len() == divisors.len() && rules.into_iter().zip(&divisors).all(same);
+        if fits && said.temperature.is_none() {
             return rule.scaling.to_hugging_face().expect("LLaMA 3's rule has a name");
         }
     }
@@ -109,8 +178,8 @@ fn divisors_as_scaling(
         "rope_type": "longrope",
         "short_factor": divisors,
         "long_factor": divisors,
-        "attention_factor": temperature.unwrap_or(1.0),
-        "original_max_position_embeddings": original,
+        "attention_factor": said.temperature.unwrap_or(1.0),
+        "original_max_position_embeddings": said.original,
     })
 }
 
