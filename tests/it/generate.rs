@@ -9,10 +9,11 @@ use longlora_adapters::{
 use longlora_attention::{AttentionPattern, Layout, Segments, reference as attention};
 use longlora_llama::{
     CacheKind, GenerateOptions, Generated, Llama, LlamaConfig, Sampling, StopReason, Streaming,
-    reference,
+    load_pretrained, reference,
 };
 use serde_json::{Value, json};
 
+use crate::fixture::golden;
 use crate::random::{config, redraw, tokens};
 
 const VOCAB: usize = 37;
@@ -73,10 +74,14 @@ fn go_on(_: u32) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Greedily and by draws, in chunks of every size, with and without a window.
 #[track_caller]
 fn check(llama: &Llama, what: &str) {
-    let prompt = tokens(11, VOCAB, 4);
+    check_after(&tokens(11, VOCAB, 4), llama, what);
+}
+
+/// Greedily and by draws, in chunks of every size, with and without a window.
+#[track_caller]
+fn check_after(prompt: &[u32], llama: &Llama, what: &str) {
     for (i, sampling) in [Sampling::default(), warm(7)].into_iter().enumerate() {
         for (window, chunk) in [(None, 1), (None, 4), (None, 512), (Some(5), 3), (Some(5), 512)] {
             let options = GenerateOptions {
@@ -86,8 +91,8 @@ fn check(llama: &Llama, what: &str) {
                 prefill_chunk: chunk,
                 ..GenerateOptions::default()
             };
-            let ours = llama.generate(&prompt, &options, go_on);
-            let theirs = reference::generate(llama, &prompt, &options, go_on);
+            let ours = llama.generate(prompt, &options, go_on);
+            let theirs = reference::generate(llama, prompt, &options, go_on);
             assert_eq!(ours, theirs, "{what}, sampling {i}, window {window:?}, chunks of {chunk}");
             assert_eq!(ours.ids.len(), 14);
         }
@@ -118,6 +123,56 @@ fn writing_with_a_cache_is_writing_without_one_with_an_adapter_and_with_it_merge
             check(&llama, &format!("{granularity}, attached"));
             check(&llama.merge(), &format!("{granularity}, merged"));
         }
+    }
+}
+
+/// Prompts shorter and longer than the 12 tokens of Mistral's window.
+#[test]
+fn writing_with_a_cache_is_writing_without_one_in_every_family() {
+    for family in ["llama_tied", "mistral_window", "mixtral", "qwen2", "qwen3"] {
+        let folder = golden(&format!("families/{family}"));
+        let mut llama = load_pretrained(&folder, &Device::flex()).unwrap();
+        llama.config.eos_token_ids.clear();
+        for length in [3, 30] {
+            check_after(&tokens(length, VOCAB, 4), &llama, family);
+        }
+        if family == "mistral_window" {
+            assert_eq!(llama.config.windows, [Some(12); 2]);
+            check_windows_count(&llama, &tokens(30, VOCAB, 4));
+        }
+    }
+}
+
+/// Without its windows a model writes something else: that both ways agree is no tautology.
+#[track_caller]
+fn check_windows_count(llama: &Llama, prompt: &[u32]) {
+    let mut wide = llama.clone();
+    wide.config.windows.fill(None);
+    let [ours, theirs] =
+        [llama, &wide].map(|llama| llama.generate(prompt, &GenerateOptions::default(), go_on));
+    assert_ne!(ours, theirs, "{:?}", llama.config.windows);
+}
+
+#[test]
+fn writing_with_a_cache_is_writing_without_one_when_some_layers_have_a_window() {
+    let qwen = |changes: Value| {
+        let mut all = json!({ "model_type": "qwen2", "use_sliding_window": true });
+        let fields = all.as_object_mut().unwrap();
+        fields.insert("sliding_window".to_owned(), 5.into());
+        fields.extend(changes.as_object().unwrap().clone());
+        all
+    };
+    let types = json!(["sliding_attention", "full_attention", "sliding_attention"]);
+    for (changes, windows) in [
+        (json!({ "max_window_layers": 1 }), [None, Some(5), Some(5)]),
+        (json!({ "max_window_layers": 2 }), [None, None, Some(5)]),
+        (json!({ "layer_types": types }), [Some(5), None, Some(5)]),
+    ] {
+        let llama = model(qwen(changes), 6);
+        assert_eq!(llama.config.windows, windows);
+        let prompt = tokens(20, VOCAB, 4);
+        check_after(&prompt, &llama, &format!("{windows:?}"));
+        check_windows_count(&llama, &prompt);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::fixture::golden;
 const PROMPT: &str = "And God said";
 
 /// The model inside the program: 2,048 tokens of vocabulary, 256 of context, no chat template.
-fn included() -> PathBuf {
+pub(crate) fn included() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/model")).to_owned()
 }
 

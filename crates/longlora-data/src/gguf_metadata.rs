@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use longlora_gguf::{Array, Metadata, Value};
+use longlora_gguf::{Array, GgufFile, Metadata, Value};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -10,11 +10,12 @@ use crate::gguf_keys as keys;
 use crate::gguf_tokenizer::merges_by_score;
 use crate::gguf_vocabulary::TokenKind;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::tokenizer::{is_byte_token, parse_config, read_if_present};
+use crate::tokenizer::{is_byte_token, is_gguf, parse_config, read_if_present};
 use crate::{DataError, NotForGguf, Tokenizer};
 
 /// What a GGUF file says of the tokenizer in a model's Hugging Face folder: all of its
-/// `tokenizer.ggml.*`, and the chat template.
+/// `tokenizer.ggml.*`, and the chat template. If the model is a GGUF file itself, that is what it
+/// says already.
 ///
 /// `vocab_size` is that of the embedding table; ids that no token has become `[PAD…]`, as in
 /// llama.cpp.
@@ -23,6 +24,9 @@ use crate::{DataError, NotForGguf, Tokenizer};
 /// A folder that [`Tokenizer::read`] refuses, ids beyond `vocab_size`, and a tokenizer that llama.cpp
 /// would not understand as it is meant.
 pub fn gguf_metadata(model: &Path, vocab_size: usize) -> Result<Metadata, DataError> {
+    if is_gguf(model) {
+        return said_already(&GgufFile::open(model)?);
+    }
     if !model.is_dir() {
         return Err(DataError::NoTokenizer { path: model.into() });
     }
@@ -56,6 +60,16 @@ pub fn gguf_metadata(model: &Path, vocab_size: usize) -> Result<Metadata, DataEr
     metadata.insert(keys::ADD_EOS, Value::Bool(adds_eos));
     if let Some((_, template)) = template_source(model, &config)? {
         metadata.insert(keys::CHAT_TEMPLATE, Value::String(template));
+    }
+    Ok(metadata)
+}
+
+fn said_already(gguf: &GgufFile) -> Result<Metadata, DataError> {
+    // What cannot be read is not passed on.
+    Tokenizer::from_gguf(gguf)?;
+    let mut metadata = Metadata::new();
+    for (key, value) in gguf.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
+        metadata.insert(key, value.clone());
     }
     Ok(metadata)
 }
@@ -326,6 +340,7 @@ mod tests {
         let path = folder.path().join("vocabulary.gguf");
         let metadata = gguf_metadata(model, vocab_size).unwrap();
         write(&path, &metadata, Vec::<NewTensor>::new()).unwrap();
+        assert!(gguf_metadata(&path, vocab_size).unwrap().iter().eq(metadata.iter()));
         Tokenizer::read(&path).unwrap()
     }
 
@@ -404,7 +419,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let gguf = GgufFile::open(&model).unwrap();
-        save_gguf_tokenizer(&gguf, folder.path()).unwrap();
+        save_gguf_tokenizer(&gguf, folder.path(), 8192).unwrap();
 
         let ours = gguf_metadata(folder.path(), 49152).unwrap();
 

@@ -34,13 +34,19 @@ pub(crate) fn tokenizer(metadata: &Metadata, path: &Path) -> Result<Tokenizer, D
 }
 
 /// Writes a GGUF file's tokenizer as a Hugging Face folder has it: `tokenizer.json` and
-/// `tokenizer_config.json`, the chat template in the latter.
+/// `tokenizer_config.json`, the chat template in the latter, and as `model_max_length` the `context`
+/// that the model in the folder has.
 ///
 /// # Errors
 /// Those of [`Tokenizer::from_gguf`], and a folder that cannot be written to.
-pub fn save_gguf_tokenizer(gguf: &GgufFile, folder: &Path) -> Result<(), DataError> {
+pub fn save_gguf_tokenizer(
+    gguf: &GgufFile,
+    folder: &Path,
+    context: usize,
+) -> Result<(), DataError> {
     let tokenizer = Tokenizer::from_gguf(gguf)?;
-    let config = tokenizer_config(gguf.metadata(), gguf.path())?;
+    let mut config = tokenizer_config(gguf.metadata(), gguf.path())?;
+    config["model_max_length"] = context.into();
     let config_path = folder.join("tokenizer_config.json");
     atomic::write(&config_path, format!("{config:#}\n").as_bytes())?;
     tokenizer.save(&folder.join("tokenizer.json"))
@@ -65,11 +71,6 @@ pub(crate) fn tokenizer_config(metadata: &Metadata, path: &Path) -> Result<Json,
     }
     if let Some(template) = metadata.string(keys::CHAT_TEMPLATE)? {
         config["chat_template"] = template.into();
-    }
-    if let Some(architecture) = metadata.string("general.architecture")?
-        && let Some(length) = metadata.unsigned(&format!("{architecture}.context_length"))?
-    {
-        config["model_max_length"] = length.into();
     }
     Ok(config)
 }
@@ -477,7 +478,7 @@ mod tests {
         let template = Value::String("{{ bos_token }}{{ messages[0].content }}".into());
         let metadata = with(characters(), keys::CHAT_TEMPLATE, template);
         write(&path, &metadata, Vec::<NewTensor>::new()).unwrap();
-        save_gguf_tokenizer(&GgufFile::open(&path).unwrap(), folder.path()).unwrap();
+        save_gguf_tokenizer(&GgufFile::open(&path).unwrap(), folder.path(), 1024).unwrap();
 
         let from_file = Tokenizer::read(&path).unwrap();
         let from_folder = Tokenizer::read(folder.path()).unwrap();
@@ -489,6 +490,9 @@ mod tests {
             let template = ChatTemplate::read(model, &from_file).unwrap().unwrap();
             assert_eq!(template.render(&hello, false).unwrap(), "<s>ab");
         }
+        let config = fs::read(folder.path().join("tokenizer_config.json")).unwrap();
+        let config: Json = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["model_max_length"], 1024);
     }
 
     #[test]
@@ -496,7 +500,6 @@ mod tests {
         let config = tokenizer_config(&bytes(), Path::new("some.gguf")).unwrap();
         assert_eq!(config["eos_token"], "<|end|>");
         assert_eq!(config["pad_token"], Json::Null);
-        assert_eq!(config["model_max_length"], 2048);
         assert_eq!(config["add_bos_token"], false);
         assert_eq!(config["clean_up_tokenization_spaces"], false);
     }

@@ -9,6 +9,7 @@ use crate::experts::Experts;
 
 /// What follows attention in a block.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per block, and its weights are larger")]
 pub enum FeedForward {
     /// One MLP.
     Dense(Mlp),

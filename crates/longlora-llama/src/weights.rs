@@ -79,11 +79,11 @@ pub fn save_pretrained(
 }
 
 /// The names of each shard's tensors, in order; a tensor that is larger than a shard has one of its own.
-fn shards<'a>(
-    parameters: &'a BTreeMap<String, Handle>,
+fn shards(
+    parameters: &BTreeMap<String, Handle>,
     dtype: DType,
     max_shard_bytes: u64,
-) -> Vec<Vec<&'a str>> {
+) -> Vec<Vec<&str>> {
     let mut shards: Vec<Vec<&str>> = vec![vec![]];
     let mut filled = 0;
     for (name, parameter) in parameters {

@@ -11,7 +11,8 @@ use longlora_data::{Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
 use longlora_gguf::{GgufFile, TensorKind};
 use longlora_llama::{
-    Agreement, Llama, agreement, load_pretrained, save_gguf, save_pretrained, write_atomically,
+    Agreement, Llama, MAX_SHARD_BYTES, agreement, load_pretrained, save_gguf, save_pretrained,
+    write_atomically,
 };
 use serde_json::{Value, json};
 
@@ -41,10 +42,10 @@ pub(crate) struct Export {
     #[command(flatten)]
     format: FormatArgs,
     /// Leave learned RoPE offsets out that other programs cannot compute, and measure on --data what that costs
-    #[arg(long, requires = "data")]
+    #[arg(long)]
     drop_rope_offsets: bool,
     /// Text to measure the cost of --drop-rope-offsets on
-    #[arg(long, value_name = "PATH", requires = "drop_rope_offsets")]
+    #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
 }
 
@@ -66,14 +67,14 @@ pub(crate) struct Convert {
     device: DeviceKind,
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Copy)]
 struct FormatArgs {
     /// Type of the numbers in matrices [default: f32 for `convert`, bf16 for `export`]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatKind>,
-    /// Largest weight file of a folder, in bytes, with or without KB, MB or GB
-    #[arg(long, value_name = "BYTES", default_value = "5GB", value_parser = bytes)]
-    max_shard_size: u64,
+    /// Largest weight file of a folder, in bytes, with or without KB, MB or GB [default: 5GB]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_shard_size: Option<u64>,
     /// Tokens that are read to compare what was written [default: the context, at most 2048]
     #[arg(long, value_name = "TOKENS")]
     verify_length: Option<usize>,
@@ -94,22 +95,28 @@ enum FloatKind {
 
 impl Export {
     pub(crate) fn run(self) -> Result<()> {
-        refuse_existing(&self.out)?;
+        let destination = self.format.destination(&self.out, FloatKind::Bf16)?;
+        ensure!(
+            self.data.is_some() || !self.drop_rope_offsets,
+            "--drop-rope-offsets changes what the model computes; give text as --data, and see what that costs"
+        );
+        ensure!(
+            self.data.is_none() || self.drop_rope_offsets,
+            "--data is for the cost of --drop-rope-offsets alone; give both or neither"
+        );
         let source = self.model.folder()?;
         let merged = self.model.load(None)?.merge();
-        let llama = if self.drop_rope_offsets {
-            self.print_cost_of_dropping(&merged)?;
-            merged.without_offsets()
-        } else {
-            merged.with_offsets_as_longrope()?
+        let llama = match &self.data {
+            Some(data) => {
+                self.print_cost_of_dropping(&merged, data)?;
+                merged.without_offsets()
+            }
+            None => merged.with_offsets_as_longrope()?,
         };
-        let dtype = self.format.dtype.unwrap_or(FloatKind::Bf16);
-        let device = self.model.device();
-        Exported { llama, source, out: self.out, dtype, format: self.format, device }.write()
+        Exported { llama, source, destination, device: self.model.device() }.write()
     }
 
-    fn print_cost_of_dropping(&self, llama: &Llama) -> Result<()> {
-        let data = self.data.as_ref().context("--drop-rope-offsets needs --data")?;
+    fn print_cost_of_dropping(&self, llama: &Llama, data: &Path) -> Result<()> {
         let corpus = Corpus::read(data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;
@@ -133,12 +140,125 @@ impl Export {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<()> {
-        refuse_existing(&self.out)?;
+        let destination = self.format.destination(&self.out, FloatKind::F32)?;
         let source = model_folder(&self.model)?;
         let device = self.device.open();
         let llama = load_pretrained(&source, &device)?;
-        let dtype = self.format.dtype.unwrap_or(FloatKind::F32);
-        Exported { llama, source, out: self.out, dtype, format: self.format, device }.write()
+        Exported { llama, source, destination, device }.write()
+    }
+}
+
+impl FormatArgs {
+    /// What is asked for at `out`. What cannot be is refused here, before a model is read.
+    fn destination(&self, out: &Path, default: FloatKind) -> Result<Destination> {
+        ensure!(
+            !out.exists(),
+            "`{}` exists already; choose another place, or remove it first",
+            out.display()
+        );
+        let name = out.file_name().with_context(|| format!("`{}` names no file", out.display()))?;
+        ensure!(
+            self.verify_length != Some(0),
+            "--verify-length is `0`; compare at least one token"
+        );
+        let dtype = self.dtype.unwrap_or(default);
+        let format = if is_gguf(out) {
+            ensure!(
+                self.max_shard_size.is_none(),
+                "a GGUF file is not cut into shards; leave --max-shard-size out"
+            );
+            Format::Gguf(dtype.of_gguf())
+        } else {
+            let max_shard_bytes = self.max_shard_size.unwrap_or(MAX_SHARD_BYTES);
+            Format::Folder(dtype.of_folder()?, max_shard_bytes)
+        };
+        let name = name.to_string_lossy().into_owned();
+        let verify_length = self.verify_length.unwrap_or(DEFAULT_VERIFY_LENGTH);
+        Ok(Destination { out: out.to_owned(), name, dtype, format, verify_length })
+    }
+}
+
+impl FloatKind {
+    fn of_folder(self) -> Result<DType> {
+        match self {
+            Self::F32 => Ok(DType::F32),
+            Self::F16 => Ok(DType::F16),
+            Self::Bf16 => Ok(DType::BF16),
+            Self::Q8_0 => {
+                bail!("a Hugging Face folder has no type `q8_0`; use f32, f16 or bf16")
+            }
+        }
+    }
+
+    fn of_gguf(self) -> TensorKind {
+        match self {
+            Self::F32 => TensorKind::F32,
+            Self::F16 => TensorKind::F16,
+            Self::Bf16 => TensorKind::BF16,
+            Self::Q8_0 => TensorKind::Q8_0,
+        }
+    }
+}
+
+/// Where an export goes, and what it is there.
+struct Destination {
+    out: PathBuf,
+    /// The last part of `out`.
+    name: String,
+    dtype: FloatKind,
+    format: Format,
+    verify_length: usize,
+}
+
+enum Format {
+    /// A Hugging Face folder: the type of its numbers, the bytes of its largest file.
+    Folder(DType, u64),
+    /// A GGUF file: the type of its matrices.
+    Gguf(TensorKind),
+}
+
+impl Destination {
+    /// The folder in which all is made. It lies beside `out`, so that a rename is enough.
+    fn staging(&self) -> PathBuf {
+        self.out.with_file_name(format!(".partial-{}", self.name))
+    }
+
+    /// The model there.
+    fn staged(&self) -> PathBuf {
+        match self.format {
+            Format::Folder(..) => self.staging(),
+            Format::Gguf(_) => self.staging().join(&self.name),
+        }
+    }
+
+    /// The manifest's name, there and at its place.
+    fn manifest(&self) -> String {
+        match self.format {
+            Format::Folder(..) => MANIFEST.to_owned(),
+            Format::Gguf(_) => format!("{}.{MANIFEST}", self.name),
+        }
+    }
+
+    /// Gives what was made its own name.
+    fn publish(&self) -> Result<()> {
+        let failure = || format!("cannot write `{}`", self.out.display());
+        fs::rename(self.staged(), &self.out).with_context(failure)?;
+        if let Format::Gguf(_) = self.format {
+            let manifest = self.manifest();
+            let beside = self.out.with_file_name(&manifest);
+            fs::rename(self.staging().join(manifest), beside).with_context(failure)?;
+        }
+        self.clear()
+    }
+
+    /// Removes what this export, or an interrupted one before it, left unfinished.
+    fn clear(&self) -> Result<()> {
+        let staging = self.staging();
+        if !staging.exists() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&staging)
+            .with_context(|| format!("cannot remove `{}`", staging.display()))
     }
 }
 
@@ -147,101 +267,105 @@ struct Exported {
     llama: Llama,
     /// The folder or file whose tokenizer comes along.
     source: PathBuf,
-    out: PathBuf,
-    dtype: FloatKind,
-    format: FormatArgs,
+    destination: Destination,
     device: Device,
 }
 
 impl Exported {
     /// Writes under another name, reads back, compares, and only then gives it its own.
     fn write(self) -> Result<()> {
-        let partial = partial_path(&self.out)?;
-        remove(&partial)?;
-        let written = if is_gguf(&self.out) {
-            self.write_gguf(&partial)
-        } else {
-            self.write_folder(&partial)
-        };
-        let verified = written.and_then(|()| self.verify(&partial));
-        let agreements = match verified {
-            Ok(agreements) => agreements,
-            Err(error) => {
-                remove(&partial)?;
-                return Err(error);
+        self.destination.clear()?;
+        let agreements = self.make().inspect_err(|_| {
+            if let Err(left) = self.destination.clear() {
+                say(&format!("{left:#}"));
             }
-        };
-        let manifest = self.manifest(&agreements);
-        let manifest = format!("{manifest:#}\n");
-        let inside = if is_gguf(&self.out) { None } else { Some(partial.join(MANIFEST)) };
-        let beside = self.out.with_file_name(format!("{}.{MANIFEST}", file_name(&self.out)?));
-        write_atomically(inside.as_ref().unwrap_or(&beside), manifest.as_bytes())?;
-        fs::rename(&partial, &self.out)
-            .with_context(|| format!("cannot write `{}`", self.out.display()))?;
+        })?;
         for agreement in &agreements {
             say(&sentence(agreement));
         }
-        print(&self.out.display().to_string());
+        print(&self.destination.out.display().to_string());
         Ok(())
     }
 
-    fn write_folder(&self, folder: &Path) -> Result<()> {
-        let dtype = match self.dtype {
-            FloatKind::F32 => DType::F32,
-            FloatKind::F16 => DType::F16,
-            FloatKind::Bf16 => DType::BF16,
-            FloatKind::Q8_0 => {
-                bail!("a Hugging Face folder has no type `q8_0`; use f32, f16 or bf16")
+    /// All of it, up to its own name; what an error leaves is the caller's to clear.
+    fn make(&self) -> Result<Vec<Agreement>> {
+        let (staging, staged) = (self.destination.staging(), self.destination.staged());
+        fs::create_dir_all(&staging)
+            .with_context(|| format!("cannot create `{}`", staging.display()))?;
+        match self.destination.format {
+            Format::Folder(dtype, max_shard_bytes) => {
+                self.write_folder(&staged, dtype, max_shard_bytes)?;
             }
-        };
-        save_pretrained(&self.llama, folder, dtype, self.format.max_shard_size)?;
+            Format::Gguf(kind) => self.write_gguf(&staged, kind)?,
+        }
+        let agreements = self.compare(&staged)?;
+        if let Some(reason) = refusal(&agreements) {
+            return Err(GateFailed(reason).into());
+        }
+        let manifest = format!("{:#}\n", self.manifest(&agreements));
+        write_atomically(&staging.join(self.destination.manifest()), manifest.as_bytes())?;
+        self.destination.publish()?;
+        Ok(agreements)
+    }
+
+    fn write_folder(&self, folder: &Path, dtype: DType, max_shard_bytes: u64) -> Result<()> {
+        let context = self.llama.config.rope.max_position_embeddings;
+        if has_tokenizer(&self.source) {
+            // One that cannot be read is told of by its own name, not by that of its copy.
+            Tokenizer::read(&self.source)?;
+        }
+        save_pretrained(&self.llama, folder, dtype, max_shard_bytes)?;
         if is_gguf(&self.source) {
-            Ok(save_gguf_tokenizer(&GgufFile::open(&self.source)?, folder)?)
+            Ok(save_gguf_tokenizer(&GgufFile::open(&self.source)?, folder, context)?)
         } else {
-            let context = self.llama.config.rope.max_position_embeddings;
             Ok(copy_companions(&self.source, folder, context)?)
         }
     }
 
-    fn write_gguf(&self, file: &Path) -> Result<()> {
-        let kind = match self.dtype {
-            FloatKind::F32 => TensorKind::F32,
-            FloatKind::F16 => TensorKind::F16,
-            FloatKind::Bf16 => TensorKind::BF16,
-            FloatKind::Q8_0 => TensorKind::Q8_0,
-        };
-        let tokenizer = gguf_metadata(&self.source, self.llama.config.vocab_size)?;
+    fn write_gguf(&self, file: &Path, kind: TensorKind) -> Result<()> {
+        let tokenizer = gguf_metadata(&self.source, self.llama.config.vocab_size)
+            .context("a GGUF file holds its tokenizer, too")?;
         Ok(save_gguf(&self.llama, file, kind, &tokenizer)?)
     }
 
-    /// Reads it back through our own loader, the tokenizer too.
-    fn verify(&self, written: &Path) -> Result<Vec<Agreement>> {
+    /// Reads it back through our own loaders. A folder need not have a tokenizer; one that it has must be readable.
+    fn compare(&self, written: &Path) -> Result<Vec<Agreement>> {
         let again = load_pretrained(written, &self.device)?;
-        Tokenizer::read(written)?;
-        let context = self.llama.config.rope.max_position_embeddings;
-        let length = self.format.verify_length.unwrap_or(DEFAULT_VERIFY_LENGTH).min(context);
-        ensure!(length > 0, "--verify-length is `0`; compare at least one token");
-        let agreements = agreement(&self.llama, &again, &ids(length, self.llama.config.vocab_size));
-        let worst = agreements.iter().map(|agreement| agreement.mean_divergence);
-        let worst = worst.fold(0.0, f64::max);
-        if worst.is_nan() || worst > MAX_DIVERGENCE {
-            let reason = format!(
-                "what was written computes something else: its predictions diverge by `{worst:.3}` nats, and `{MAX_DIVERGENCE}` is the limit; it was removed"
-            );
-            return Err(GateFailed(reason).into());
+        if has_tokenizer(written) {
+            Tokenizer::read(written)?;
         }
-        Ok(agreements)
+        let context = self.llama.config.rope.max_position_embeddings;
+        let length = self.destination.verify_length.min(context).max(1);
+        Ok(agreement(&self.llama, &again, &ids(length, self.llama.config.vocab_size)))
     }
 
     fn manifest(&self, agreements: &[Agreement]) -> Value {
         json!({
             "longlora_version": env!("CARGO_PKG_VERSION"),
-            "source": self.source,
-            "dtype": format!("{:?}", self.dtype).to_lowercase(),
+            "source": self.source.to_string_lossy(),
+            "dtype": format!("{:?}", self.destination.dtype).to_lowercase(),
             "context": self.llama.config.rope.max_position_embeddings,
             "read_back": agreements,
         })
     }
+}
+
+/// Why what was written is not the model in memory, if it is not.
+fn refusal(agreements: &[Agreement]) -> Option<String> {
+    let limit = MAX_DIVERGENCE;
+    let divergence = |agreement: &Agreement| agreement.mean_divergence;
+    let beyond = |divergence: &f64| divergence.is_nan() || *divergence > limit;
+    let divergence = agreements.iter().map(divergence).find(beyond)?;
+    Some(if divergence.is_finite() {
+        format!(
+            "what was written computes something else: its predictions diverge by `{divergence:.3}` nats, and \
+             `{limit}` is the limit; it was removed"
+        )
+    } else {
+        "what was written predicts nothing finite, as happens when a number is too large for its type; try --dtype \
+         bf16 or f32; it was removed"
+            .to_owned()
+    })
 }
 
 /// Spread over the vocabulary, the same in every run: what is compared is arithmetic, not language.
@@ -266,37 +390,13 @@ fn told(cost: &Difference) -> String {
     }
 }
 
-fn refuse_existing(out: &Path) -> Result<()> {
-    ensure!(
-        !out.exists(),
-        "`{}` exists already; choose another place, or remove it first",
-        out.display()
-    );
-    Ok(())
+/// Every GGUF file has to have one.
+fn has_tokenizer(model: &Path) -> bool {
+    is_gguf(model) || model.join("tokenizer.json").exists()
 }
 
 fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-}
-
-fn file_name(out: &Path) -> Result<String> {
-    let name = out.file_name().with_context(|| format!("`{}` names no file", out.display()))?;
-    Ok(name.to_string_lossy().into_owned())
-}
-
-/// Beside the place where it goes, so that a rename is enough; a GGUF file keeps its extension.
-fn partial_path(out: &Path) -> Result<PathBuf> {
-    Ok(out.with_file_name(format!(".partial-{}", file_name(out)?)))
-}
-
-/// What an interrupted export left.
-fn remove(partial: &Path) -> Result<()> {
-    let removed = match partial {
-        folder if folder.is_dir() => fs::remove_dir_all(folder),
-        file if file.exists() => fs::remove_file(file),
-        _ => return Ok(()),
-    };
-    removed.with_context(|| format!("cannot remove `{}`", partial.display()))
 }
 
 /// `5000000`, `5MB` or `5 GB`; powers of ten, as Hugging Face counts.
@@ -310,9 +410,52 @@ fn bytes(text: &str) -> Result<u64, String> {
         "GB" => 1_000_000_000,
         other => return Err(format!("`{other}` is no unit; use KB, MB or GB")),
     };
-    let number: u64 = digits.trim().parse().map_err(|_| "needs a number of bytes".to_owned())?;
+    let number: u64 =
+        digits.trim().parse().map_err(|_| "needs a whole number, as in 5GB".to_owned())?;
     match number.checked_mul(unit) {
         Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err("needs at least one byte, and less than 18 exabytes".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_diverges_or_is_not_finite_is_refused_wherever_it_is() {
+        let part = |mean_divergence| Agreement {
+            first_position: 0,
+            positions: 64,
+            largest_difference: 0.1,
+            largest_logit: 17.0,
+            mean_divergence,
+            same_choice: 64,
+        };
+        let refused = |parts: [f64; 2]| refusal(&parts.map(part));
+        // Rounding can take a mean of zero below it.
+        assert_eq!(refused([0.0, 0.0]), None);
+        assert_eq!(refused([-1e-9, MAX_DIVERGENCE]), None);
+        for parts in [[0.0, 0.06], [0.06, 0.0]] {
+            let reason = refused(parts).unwrap();
+            assert!(reason.contains("`0.060` nats") && reason.contains("`0.05`"), "{reason}");
+        }
+        for bad in [f64::NAN, f64::INFINITY] {
+            for parts in [[0.0, bad], [bad, 0.0]] {
+                assert!(refused(parts).unwrap().contains("nothing finite"), "{parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_in_powers_of_ten() {
+        let counted = [("5000000", 5_000_000), ("1b", 1), ("3KB", 3_000), ("5 GB", 5_000_000_000)];
+        for (text, expected) in counted {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "0GB", "MB", "-1", "1.5GB", "5XB", "5GiB", "99999999999999GB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        assert_eq!(bytes("5XB"), Err("`XB` is no unit; use KB, MB or GB".to_owned()));
     }
 }
