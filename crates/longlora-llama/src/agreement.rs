@@ -3,10 +3,12 @@
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
+use longlora_adapters::Rotary;
 use longlora_attention::{AttentionPattern, Layout};
 use serde::{Deserialize, Serialize};
 
 use crate::llama::Llama;
+use crate::pass::Pass;
 
 /// Positions that are compared at once.
 const STRETCH: usize = 64;
@@ -28,32 +30,44 @@ pub struct Agreement {
     pub same_choice: usize,
 }
 
-/// Compares the first and the last positions of `ids` under full attention.
+/// Compares two models on `ids` under full attention: at the first and at the last positions of a text of so many
+/// tokens, and once more with the text at the end of the context, where scalings that depend on the length have their
+/// long frequencies.
 ///
 /// # Panics
-/// If there are no ids, or one is beyond the vocabulary.
+/// If there are no ids, more than the context has room for, or one is beyond the vocabulary.
 pub fn agreement(first: &Llama, second: &Llama, ids: &[u32]) -> Vec<Agreement> {
     assert!(!ids.is_empty(), "needs at least one token to compare");
-    let (a, b) = (hidden(first, ids), hidden(second, ids));
+    let context = first.config.rope.max_position_embeddings;
+    let last = context.checked_sub(ids.len()).expect("the text fits into the context");
     let width = STRETCH.min(ids.len());
-    let mut starts = vec![0, ids.len() - width];
-    starts.dedup();
-    let stretch = |start| {
-        let logits = |llama: &Llama, hidden: &Tensor<2>| {
-            hidden.clone().narrow(0, start, width).matmul(llama.valid().head())
-        };
-        compare(start, logits(first, &a), logits(second, &b))
-    };
-    starts.into_iter().map(stretch).collect()
+    let from = ids.len() - width;
+    let mut agreements = vec![];
+    for (begin, parts) in [(0, vec![0, from]), (last, vec![from])] {
+        let length = begin + ids.len();
+        let [a, b] = [first, second].map(|llama| hidden(llama, ids, begin, length));
+        for start in parts {
+            let logits = |llama: &Llama, hidden: &Tensor<2>| {
+                hidden.clone().narrow(0, start, width).matmul(llama.valid().head())
+            };
+            agreements.push(compare(begin + start, logits(first, &a), logits(second, &b)));
+        }
+    }
+    agreements.dedup_by_key(|agreement| agreement.first_position);
+    agreements
 }
 
-/// `[seq, hidden_size]`
-fn hidden(llama: &Llama, ids: &[u32]) -> Tensor<2> {
+/// Of a text that begins at position `begin`, at the frequencies of `length` tokens: `[seq, hidden_size]`.
+fn hidden(llama: &Llama, ids: &[u32], begin: usize, length: usize) -> Tensor<2> {
     let llama = llama.valid();
-    let data: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let data = TensorData::new(data, [1, ids.len()]);
-    let pass = llama.pass(AttentionPattern::Full, &Layout::dense(1, ids.len()));
-    llama.hidden(Tensor::<2, Int>::from_data(data, &llama.device()), &pass).squeeze_dim(0)
+    let (seq, device) = (ids.len(), llama.device());
+    let rotary = Rotary::at(&llama.config.rope, begin..begin + seq, length, &device);
+    let plan = AttentionPattern::Full.plan(&Layout::dense(1, seq));
+    let shared_offset = llama.model.rope_offset.clone();
+    let pass = Pass::new(plan, &llama.config.windows, rotary, shared_offset);
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, seq]), &device);
+    llama.hidden(ids, &pass).squeeze_dim(0)
 }
 
 /// `a`, `b`: `[positions, vocab_size]`

@@ -23,6 +23,8 @@ use crate::{GateFailed, print, say};
 
 /// Mean divergence in nats beyond which an exported model is another one, not a rounded one. Q8_0 stays far below.
 const MAX_DIVERGENCE: f64 = 0.05;
+/// The same where nothing was rounded but, perhaps, RoPE factors.
+const MAX_DIVERGENCE_OF_F32: f64 = 1e-4;
 /// Tokens that are compared, unless the model's context is shorter or the user says otherwise.
 const DEFAULT_VERIFY_LENGTH: usize = 2048;
 /// The record of an export, in its folder; beside a GGUF file it has the file's name before it.
@@ -31,7 +33,8 @@ const MANIFEST: &str = "longlora_export.json";
 /// Merge an adapter into its model and write files that other programs load: a Hugging Face folder or a GGUF file.
 ///
 /// The config gets the RoPE scaling and the new context; tokenizer and chat template come along. What was written is read
-/// back and compared with the model in memory at short and at long positions, and the result is recorded beside it.
+/// back and compared with the model in memory at the start of a text and at the end of the context, and the result is
+/// recorded beside it.
 #[derive(clap::Args)]
 pub(crate) struct Export {
     #[command(flatten)]
@@ -75,7 +78,7 @@ struct FormatArgs {
     /// Largest weight file of a folder, in bytes, with or without KB, MB or GB [default: 5GB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_shard_size: Option<u64>,
-    /// Tokens that are read to compare what was written [default: the context, at most 2048]
+    /// Tokens of the text that is read to compare what was written, at most the context [default: 2048]
     #[arg(long, value_name = "TOKENS")]
     verify_length: Option<usize>,
 }
@@ -190,6 +193,13 @@ impl FloatKind {
         }
     }
 
+    fn max_divergence(self) -> f64 {
+        match self {
+            Self::F32 => MAX_DIVERGENCE_OF_F32,
+            Self::F16 | Self::Bf16 | Self::Q8_0 => MAX_DIVERGENCE,
+        }
+    }
+
     fn of_gguf(self) -> TensorKind {
         match self {
             Self::F32 => TensorKind::F32,
@@ -299,7 +309,7 @@ impl Exported {
             Format::Gguf(kind) => self.write_gguf(&staged, kind)?,
         }
         let agreements = self.compare(&staged)?;
-        if let Some(reason) = refusal(&agreements) {
+        if let Some(reason) = refusal(&agreements, self.destination.dtype.max_divergence()) {
             return Err(GateFailed(reason).into());
         }
         let manifest = format!("{:#}\n", self.manifest(&agreements));
@@ -351,8 +361,7 @@ impl Exported {
 }
 
 /// Why what was written is not the model in memory, if it is not.
-fn refusal(agreements: &[Agreement]) -> Option<String> {
-    let limit = MAX_DIVERGENCE;
+fn refusal(agreements: &[Agreement], limit: f64) -> Option<String> {
     let divergence = |agreement: &Agreement| agreement.mean_divergence;
     let beyond = |divergence: &f64| divergence.is_nan() || *divergence > limit;
     let divergence = agreements.iter().map(divergence).find(beyond)?;
@@ -432,7 +441,7 @@ mod tests {
             mean_divergence,
             same_choice: 64,
         };
-        let refused = |parts: [f64; 2]| refusal(&parts.map(part));
+        let refused = |parts: [f64; 2]| refusal(&parts.map(part), MAX_DIVERGENCE);
         // Rounding can take a mean of zero below it.
         assert_eq!(refused([0.0, 0.0]), None);
         assert_eq!(refused([-1e-9, MAX_DIVERGENCE]), None);
