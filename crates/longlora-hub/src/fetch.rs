@@ -136,10 +136,11 @@ impl Hub {
         let fetching = Fetching { wanted, remote, folder, listing };
         if wanted.files.is_empty() {
             fetching.whole_model(progress)?;
+            fetching.folder.refer(&fetching.listing.commit)?;
         } else {
+            // A branch names a whole model, and goes on to name the one that it named.
             fetching.named_files(progress)?;
         }
-        fetching.folder.refer(&fetching.listing.commit)?;
         Ok(fetching.folder.snapshot(&fetching.listing.commit))
     }
 }

@@ -58,7 +58,8 @@ pub fn load_weights(
 /// so that no second copy of the model is held.
 ///
 /// # Errors
-/// [`LlamaError`], if the disk refuses.
+/// [`LlamaError`], if the disk refuses, or the folder holds a model in one file where this one comes in shards, or the
+/// other way round.
 pub fn save_pretrained(
     llama: &Llama,
     model: &Path,
@@ -68,6 +69,11 @@ pub fn save_pretrained(
     std::fs::create_dir_all(model).map_err(LlamaError::file("create", model))?;
     let parameters = handles(llama, &Selection::Base);
     let shards = shards(&parameters, dtype, max_shard_bytes);
+    // Whoever reads the folder would take the other one's weights.
+    let other = model.join(if shards.len() == 1 { INDEX } else { SINGLE });
+    if other.exists() {
+        return Err(LlamaError::Exists { path: other });
+    }
     match shards.as_slice() {
         [_] => write_shard(&model.join(SINGLE), &parameters, &shards[0], dtype)?,
         _ => write_shards(model, &parameters, &shards, dtype)?,
