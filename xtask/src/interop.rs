@@ -1,7 +1,7 @@
 //! Our files in other programs: PEFT, transformers and llama.cpp have to read them as we do.
 //!
-//! SmolLM2 is trained for a few steps, exported in every way, and read by each program in a virtual environment from the
-//! ordinary package index. The same token ids, the same loss on a page, the same greedy text.
+//! Models are trained for a few steps, exported in every way, and read by each program in a virtual environment from the
+//! ordinary package index. The same number of tokens, the same loss on a page, the same greedy text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,38 +32,44 @@ struct Reading {
     tokens: usize,
 }
 
+/// A base and an adapter that was trained on it here.
+struct Adapted {
+    form: &'static str,
+    base: PathBuf,
+    adapter: PathBuf,
+}
+
 /// Trains, exports, reads everywhere, compares, prints a table.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     models::run()?;
     let sh = Shell::new()?;
     let workspace = Workspace::read(&sh)?;
     let bench = Bench::new(&sh, &workspace)?;
+    let smollm2 = workspace.root.join("models/SmolLM2-135M-Instruct");
+    let short = ["--context-length", "256", "--learning-rate", "1e-3", "--warmup-steps", "0"];
+    let train = |form, options: &[&str]| bench.train(form, &smollm2, &[&short, options].concat());
 
-    let lora = bench.train(
-        "lora",
-        &["--rope-offset", "none", "--train-embed", "false", "--train-norm", "false"],
-    )?;
-    let plus = bench.train("plus", &["--rope-offset", "none"])?;
-    let offsets = bench
-        .train("offsets", &["--rope-offset", "shared", "--rope-offset-learning-rate", "0.05"])?;
+    let alone = ["--rope-offset", "none", "--train-embed", "false", "--train-norm", "false"];
+    let lora = train("LoRA", &alone)?;
+    let plus = train("LoRA, norms, embeddings", &["--rope-offset", "none"])?;
+    let shared = ["--rope-offset", "shared", "--rope-offset-learning-rate", "0.05"];
+    let offsets = train("shared RoPE offsets", &shared)?;
+    let included = workspace.root.join("assets/model");
+    let longer = ["--context-length", "1024", "--rope-scaling", "yarn", "--rope-offset", "none"];
+    let yarn = bench.train("included model, YaRN", &included, &longer)?;
 
     let mut rows = vec![];
-    for (form, adapter) in [("LoRA", &lora), ("LoRA, norms, embeddings", &plus)] {
-        let ours = bench.ours(form, adapter)?;
-        let peft = bench.python("peft", form, &[&bench.base, adapter])?;
-        let merged = bench.export(adapter, &format!("{form}.f32"), "f32")?;
-        let transformers = bench.python("transformers", form, &[&merged])?;
-        let gguf = bench.export(adapter, &format!("{form}.gguf"), "f32")?;
-        let llama = bench.python("llama", form, &[&gguf])?;
-        rows.push(vec![ours, peft, transformers, llama]);
+    for (model, peft_has_it) in [(&lora, true), (&plus, true), (&offsets, false), (&yarn, false)] {
+        let mut readings = vec![bench.ours(model)?];
+        if peft_has_it {
+            readings.push(bench.python("peft", model.form, &[&model.base, &model.adapter])?);
+        }
+        let merged = bench.export(model, "folder")?;
+        readings.push(bench.python("transformers", model.form, &[&merged])?);
+        let gguf = bench.export(model, "gguf")?;
+        readings.push(bench.python("llama", model.form, &[&gguf])?);
+        rows.push(readings);
     }
-    let form = "shared RoPE offsets";
-    let ours = bench.ours(form, &offsets)?;
-    let merged = bench.export(&offsets, "offsets.f32", "f32")?;
-    let transformers = bench.python("transformers", form, &[&merged])?;
-    let gguf = bench.export(&offsets, "offsets.gguf", "f32")?;
-    let llama = bench.python("llama", form, &[&gguf])?;
-    rows.push(vec![ours, transformers, llama]);
     report(&rows)
 }
 
@@ -73,7 +79,6 @@ struct Bench<'a> {
     program: PathBuf,
     python: PathBuf,
     work: PathBuf,
-    base: PathBuf,
     page: PathBuf,
 }
 
@@ -90,45 +95,39 @@ impl<'a> Bench<'a> {
         let text = sh.read_file(root.join("assets/text/held-out/austen_persuasion.txt"))?;
         let end = (0..=PAGE).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         sh.write_file(&page, text[..end].trim_end())?;
-        let base = root.join("models/SmolLM2-135M-Instruct");
-        Ok(Self { sh, root, program, python, work, base, page })
+        Ok(Self { sh, root, program, python, work, page })
     }
 
-    /// A few steps at the native context; the learning rate is large, so that they can be seen.
-    fn train(&self, name: &str, options: &[&str]) -> anyhow::Result<PathBuf> {
-        let Self { sh, program, base, root, .. } = self;
-        let (data, out) = (root.join("assets/text/train"), self.work.join(name));
-        let fixed = "--context-length 256 --steps 4 --batch-size 1 --accumulation 1 \
-                     --warmup-steps 0 --learning-rate 1e-3 --no-eval";
-        let fixed = fixed.split_whitespace();
+    /// A few steps: enough to be seen.
+    fn train(&self, form: &'static str, base: &Path, options: &[&str]) -> anyhow::Result<Adapted> {
+        let Self { sh, program, root, .. } = self;
+        let (data, out) = (root.join("assets/text/train"), self.work.join(file_name(form)));
+        let few = "--steps 4 --batch-size 1 --accumulation 1 --no-eval".split(' ');
         cmd!(
             sh,
-            "{program} finetune --model {base} --data {data} --out {out} {fixed...} {options...}"
+            "{program} finetune --model {base} --data {data} --out {out} {few...} {options...}"
         )
         .run()?;
-        Ok(out.join("adapter"))
+        Ok(Adapted { form, base: base.to_owned(), adapter: out.join("adapter") })
     }
 
-    fn export(&self, adapter: &Path, name: &str, dtype: &str) -> anyhow::Result<PathBuf> {
-        let Self { sh, program, base, .. } = self;
-        let out = self.work.join(name.replace([' ', ','], "_"));
-        cmd!(sh, "{program} export --model {base} --adapter {adapter} --out {out} --dtype {dtype}")
+    fn export(&self, model: &Adapted, extension: &str) -> anyhow::Result<PathBuf> {
+        let (Self { sh, program, .. }, Adapted { form, base, adapter }) = (self, model);
+        let out = self.work.join(format!("{}.{extension}", file_name(form)));
+        cmd!(sh, "{program} export --model {base} --adapter {adapter} --out {out} --dtype f32")
             .run()?;
         Ok(out)
     }
 
-    /// What our own program makes of the base with an adapter.
-    fn ours(&self, form: &'static str, adapter: &Path) -> anyhow::Result<Reading> {
-        let Self { sh, program, base, page, .. } = self;
-        let data = self.work.join("page.json");
-        let ids = self.page_ids()?;
-        sh.write_file(&data, serde_json::to_string(&ids)?)?;
-        let length = ids.len().to_string();
+    /// What our own program makes of the base with an adapter, by our own tokenizer.
+    fn ours(&self, model: &Adapted) -> anyhow::Result<Reading> {
+        let (Self { sh, program, page, .. }, Adapted { form, base, adapter }) = (self, model);
         let model =
             ["--model".as_ref(), base.as_os_str(), "--adapter".as_ref(), adapter.as_os_str()];
+        let length = self.tokens_of_page(base)?.to_string();
         let how = ["--lengths", &length, "--json"];
         let measured =
-            cmd!(sh, "{program} eval perplexity {model...} --data {data} {how...}").read()?;
+            cmd!(sh, "{program} eval perplexity {model...} --data {page} {how...}").read()?;
         let measured: Value = serde_json::from_str(&measured)?;
         let cell = &measured["rows"][0]["cells"][&length];
         let number =
@@ -138,17 +137,19 @@ impl<'a> Bench<'a> {
             cmd!(sh, "{program} generate {model...} --prompt-file {page} {how...}").read()?;
         let prompt = sh.read_file(page)?;
         let continuation = text.strip_prefix(&prompt).unwrap_or(&text).to_owned();
-        let nll = number("nll_sum")? / number("tokens")?;
-        Ok(Reading { program: "longlora", form, nll, continuation, tokens: ids.len() })
+        let (nll_sum, scored) = (number("nll_sum")?, number("tokens")?);
+        let (nll, tokens) = (nll_sum / scored, scored as usize + 1);
+        Ok(Reading { program: "longlora", form, nll, continuation, tokens })
     }
 
-    /// As transformers reads the page with the tokenizer that we converted.
-    fn page_ids(&self) -> anyhow::Result<Vec<u64>> {
-        let Self { sh, python, base, page, .. } = self;
-        let read = "import sys, json, transformers as t; \
-                    print(json.dumps(t.AutoTokenizer.from_pretrained(sys.argv[1])(open(sys.argv[2]).read()).input_ids))";
-        let ids = cmd!(sh, "{python} -c {read} {base} {page}").ignore_stderr().quiet().read()?;
-        Ok(serde_json::from_str(&ids)?)
+    /// As transformers counts them, with the model's tokenizer.
+    fn tokens_of_page(&self, model: &Path) -> anyhow::Result<usize> {
+        let Self { sh, python, page, .. } = self;
+        let count = "import sys, transformers as t; \
+                     print(len(t.AutoTokenizer.from_pretrained(sys.argv[1])(open(sys.argv[2]).read()).input_ids))";
+        let count =
+            cmd!(sh, "{python} -c {count} {model} {page}").ignore_stderr().quiet().read()?;
+        Ok(count.trim().parse()?)
     }
 
     fn python(
@@ -172,6 +173,10 @@ impl<'a> Bench<'a> {
             tokens: said["ids"].as_array().context("no `ids`")?.len(),
         })
     }
+}
+
+fn file_name(form: &str) -> String {
+    form.replace([' ', ','], "_")
 }
 
 /// A virtual environment with the programs to check against, made once.

@@ -128,6 +128,8 @@ fn named_files_are_fetched_alone() {
 
     let snapshot = fixture.hub().fetch(&wanted(&["q8.gguf"]), &mut ()).unwrap();
     assert_eq!(names(&snapshot), ["q8.gguf"]);
+    // A branch names whole models alone.
+    assert_eq!(cached(NAME, fixture.cache.path()), None);
 }
 
 #[test]
@@ -194,11 +196,11 @@ fn two_at_once_fetch_a_file_once() {
 
 #[test]
 fn a_commit_is_its_own_name_and_needs_no_reference() {
-    let fixture = Fixture::new(&[CONFIG]);
+    let fixture = Fixture::new(&[CONFIG, ("model.safetensors", b"weights")]);
     let commit = "1".repeat(40);
-    let named = Wanted { revision: commit.clone(), ..wanted(&["config.json"]) };
+    let whole = Wanted { revision: commit.clone(), ..wanted(&[]) };
 
-    let snapshot = fixture.hub().fetch(&named, &mut ()).unwrap();
+    let snapshot = fixture.hub().fetch(&whole, &mut ()).unwrap();
 
     assert_eq!(snapshot, fixture.folder("snapshots").join(commit));
     assert_eq!(names(&fixture.folder("")), ["blobs", "snapshots"]);
@@ -207,10 +209,10 @@ fn a_commit_is_its_own_name_and_needs_no_reference() {
 
 #[test]
 fn a_branch_with_a_slash_has_a_reference_of_its_own() {
-    let fixture = Fixture::new(&[CONFIG]);
-    let named = Wanted { revision: "refs/pr/1".to_owned(), ..wanted(&["config.json"]) };
+    let fixture = Fixture::new(&[CONFIG, ("model.safetensors", b"weights")]);
+    let branch = Wanted { revision: "refs/pr/1".to_owned(), ..wanted(&[]) };
 
-    fixture.hub().fetch(&named, &mut ()).unwrap();
+    fixture.hub().fetch(&branch, &mut ()).unwrap();
 
     let commit = "1".repeat(40);
     assert_eq!(fs::read_to_string(fixture.folder("refs/refs/pr/1")).unwrap(), commit);
