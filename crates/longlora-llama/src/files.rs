@@ -45,11 +45,10 @@ impl TensorFile {
         file.read_exact(&mut header).map_err(LlamaError::file("read", path))?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|error| torn(error.to_string()))?;
-        // No sum of all parts: it may be more than there are numbers for.
-        let (needed, data) = (header.data_len() as u64, bytes - 8 - length);
-        if needed != data {
-            let reason = format!("its header speaks of `{needed}` bytes of data, it has `{data}`");
-            return Err(torn(reason));
+        // Of more than 64 bits: a header may speak of almost all that they count.
+        let needed = 8 + u128::from(length) + header.data_len() as u128;
+        if needed != u128::from(bytes) {
+            return Err(torn(format!("its header speaks of `{needed}` bytes, it has `{bytes}`")));
         }
         Ok(Self { path: path.to_owned(), file, header, data_start: 8 + length })
     }
@@ -240,8 +239,9 @@ mod tests {
             )
         });
         let header = format!("{{{}}}", tensors.collect::<Vec<_>>().join(", "));
+        let needed = (1_u128 << 64) - 4 + 8 + header.len() as u128;
         let sentence = refusal(&header);
-        assert!(sentence.contains(&format!("`{}` bytes of data", u64::MAX - 3)), "{sentence}");
+        assert!(sentence.contains(&format!("speaks of `{needed}` bytes")), "{sentence}");
     }
 
     #[test]
