@@ -25,12 +25,23 @@ const BASE_FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 2000;
 
 /// The engine does not count the steps of writing out or comparing a list that holds a list twice,
-/// which holds a list twice, and so on. Published templates take milliseconds.
+/// which holds a list twice, and so on; and it looks for constants in an expression anew for each
+/// part of it that nests deeper. Published templates take milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Each step nests a list at most once, and a nested list is written and dropped by recursion. Only
 /// what is used of a stack takes memory.
 const STACK_BYTES_PER_FUEL: u64 = 512;
+
+/// Published templates have some ten thousand bytes.
+const LONGEST_TEMPLATE: usize = 1 << 18;
+
+/// Each byte of a source may nest an expression one deeper, as those of `{{ ----a }}` do, and the
+/// engine reads nested expressions by recursion.
+const STACK_BYTES_PER_SOURCE_BYTE: usize = 2048;
+
+/// What reading takes apart from that.
+const SMALLEST_STACK_BYTES: usize = 1 << 20;
 
 /// Macros within macros. Published templates have a handful.
 const MAX_RECURSION: usize = 100;
@@ -112,12 +123,21 @@ impl ChatTemplate {
         source: &str,
         tokens: Vec<(String, String)>,
     ) -> Result<Self, DataError> {
-        let mut environment = environment();
+        let bytes = source.len();
+        if bytes > LONGEST_TEMPLATE {
+            return Err(DataError::LongChatTemplate { path, bytes, most: LONGEST_TEMPLATE });
+        }
         // As Python's Jinja reads a source: lines end in `\n`, whatever they ended in.
         let source = without_generation_tags(source).replace("\r\n", "\n").replace('\r', "\n");
-        let added = environment.add_template_owned(TEMPLATE, source);
-        added.map_err(|source| DataError::BadChatTemplate { path: path.clone(), source })?;
-        Ok(Self { path, environment, tokens })
+        let stack_bytes = SMALLEST_STACK_BYTES + source.len() * STACK_BYTES_PER_SOURCE_BYTE;
+        let read = in_time(&path, stack_bytes, DEADLINE, move || {
+            let mut environment = environment();
+            environment.add_template_owned(TEMPLATE, source).map(|()| environment)
+        });
+        match read? {
+            Ok(environment) => Ok(Self { path, environment, tokens }),
+            Err(source) => Err(DataError::BadChatTemplate { path, source }),
+        }
     }
 
     /// The conversation as the model's text, up to where its next answer begins if
@@ -144,20 +164,11 @@ impl ChatTemplate {
         let fuel = fuel(messages);
         let environment = self.environment_at(now, fuel);
         let messages = messages.to_vec();
-        let (sender, receiver) = mpsc::channel();
-        // A thread of its own, to be left behind if it is late: nothing stops it from outside.
-        let thread = thread::Builder::new()
-            .name("chat template".into())
-            .stack_size(usize::try_from(fuel * STACK_BYTES_PER_FUEL).unwrap_or(usize::MAX))
-            .spawn(move || {
-                let rendered = render(&environment, &messages, add_generation_prompt);
-                sender.send(rendered).ok(); // nobody listens after the deadline
-            });
-        thread.map_err(|source| DataError::NoThread { path: self.path.clone(), source })?;
-        match receiver.recv_timeout(deadline) {
-            Ok(rendered) => rendered.map_err(|error| self.why(error)),
-            Err(_) => Err(DataError::EndlessChatTemplate { path: self.path.clone() }),
-        }
+        let stack_bytes = usize::try_from(fuel * STACK_BYTES_PER_FUEL).unwrap_or(usize::MAX);
+        let rendered = in_time(&self.path, stack_bytes, deadline, move || {
+            render(&environment, &messages, add_generation_prompt)
+        });
+        rendered?.map_err(|error| self.why(error))
     }
 
     fn environment_at(&self, now: SystemTime, fuel: u64) -> Environment<'static> {
@@ -183,6 +194,24 @@ impl ChatTemplate {
             _ => DataError::BadChatTemplate { path, source: error },
         }
     }
+}
+
+/// Works in a thread of its own, to be left behind if it is late: nothing stops it from outside.
+fn in_time<T: Send + 'static>(
+    path: &Path,
+    stack_bytes: usize,
+    deadline: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DataError> {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::Builder::new()
+        .name("chat template".into())
+        .stack_size(stack_bytes)
+        .spawn(move || sender.send(work()).ok()); // nobody listens after the deadline
+    thread.map_err(|source| DataError::NoThread { path: path.into(), source })?;
+    receiver
+        .recv_timeout(deadline)
+        .map_err(|_| DataError::EndlessChatTemplate { path: path.into() })
 }
 
 fn render(
@@ -541,6 +570,25 @@ mod tests {
             assert!(template(source).unwrap().render(&hello(), true).is_err(), "{source}");
         }
         assert!(template(&"{{ (".repeat(10_000)).is_err());
+    }
+
+    /// Without a bracket there is no limit to nesting, and the stack of a program ends at some
+    /// ten thousand.
+    #[test]
+    fn a_template_of_signs_and_dots_does_not_exhaust_the_stack() {
+        let whole = LONGEST_TEMPLATE - 100;
+        let nested =
+            [("-", 8000), ("+a", 8000), (".a", whole), ("|string", whole), (" is a", whole)];
+        for (nested, bytes) in nested {
+            let many = nested.repeat(bytes / nested.len());
+            let a = if nested == "-" { format!("{many}a") } else { format!("a{many}") };
+            assert!(template(&format!("{{{{ {a} }}}}")).is_ok(), "{nested}");
+        }
+        let many = "{% elif a %}".repeat(whole / 12);
+        assert!(template(&format!("{{% if a %}}{many}{{% endif %}}")).is_ok());
+        let error = template(&" ".repeat(LONGEST_TEMPLATE + 1)).unwrap_err();
+        assert!(matches!(error, DataError::LongChatTemplate { .. }), "{error:?}");
+        assert!(error.to_string().contains("some/tokenizer_config.json"), "{error}");
     }
 
     /// The engine writes out 2^40 brackets here and counts them afterwards.

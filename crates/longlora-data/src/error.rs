@@ -2,7 +2,12 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use longlora_gguf::GgufError;
+use longlora_gguf::{GgufError, shown_within};
+
+/// Most characters of a file's token that an error shows.
+const NAME: usize = 80;
+/// Most characters of a reason that holds words of a file.
+const REASON: usize = 500;
 
 /// What the `tokenizers` crate calls an error: it has no type of its own.
 type TokenizersError = Box<dyn Error + Send + Sync>;
@@ -115,6 +120,19 @@ pub enum DataError {
         /// What the template engine said, with the line.
         source: minijinja::Error,
     },
+    /// A chat template too long to be one.
+    #[error(
+        "`{path}` has a chat template of `{bytes}` bytes, and no model has one longer than \
+         `{most}`; take that of the model's maker"
+    )]
+    LongChatTemplate {
+        /// The file that the template is in.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The longest that is read.
+        most: usize,
+    },
     /// A chat template without an end.
     #[error("`{path}` has a chat template that does not come to an end; render a chat without it")]
     EndlessChatTemplate {
@@ -132,7 +150,10 @@ pub enum DataError {
         source: io::Error,
     },
     /// Messages that the chat template refuses.
-    #[error("the chat template of `{path}` refuses the messages: {message}")]
+    #[error(
+        "the chat template of `{path}` refuses the messages: {}",
+        shown_within(.message, REASON)
+    )]
     ChatRefused {
         /// The file that the template is in.
         path: PathBuf,
@@ -253,7 +274,10 @@ pub enum VocabularyProblem {
         tokens: usize,
     },
     /// Two tokens with one spelling.
-    #[error("has `{token}` twice, as `{first}` and as `{second}`; convert the model again")]
+    #[error(
+        "has `{}` twice, as `{first}` and as `{second}`; convert the model again",
+        shown_within(.token, NAME)
+    )]
     Twice {
         /// The spelling.
         token: String,
@@ -281,7 +305,10 @@ pub enum VocabularyProblem {
         tokens: usize,
     },
     /// A merge that is not written as two tokens with a space between.
-    #[error("has `{merge}` at `{index}`, which is no pair of tokens; convert the model again")]
+    #[error(
+        "has `{}` at `{index}`, which is no pair of tokens; convert the model again",
+        shown_within(.merge, NAME)
+    )]
     NoPair {
         /// What is there instead.
         merge: String,
@@ -289,21 +316,33 @@ pub enum VocabularyProblem {
         index: usize,
     },
     /// A merge of or into something that is no token.
-    #[error("names `{token}` at `{index}`, which is no token; convert the model again")]
+    #[error(
+        "names `{}` at `{index}`, which is no token; convert the model again",
+        shown_within(.token, NAME)
+    )]
     NoToken {
         /// What is named.
         token: String,
         /// Where, from 0.
         index: usize,
     },
+    /// Tokens and merges that the `tokenizers` crate does not accept.
+    #[error("makes no tokenizer: {}; convert the model again", shown_within(.reason, REASON))]
+    NotBuilt {
+        /// What the `tokenizers` crate said.
+        reason: String,
+    },
     /// A kind of tokenizer that is not read here.
-    #[error("is `{model}`; only `gpt2` and `llama` can be read")]
+    #[error("is `{}`; only `gpt2` and `llama` can be read", shown_within(.model, NAME))]
     UnknownModel {
         /// What the file says.
         model: String,
     },
     /// A way to cut a text that is not known here.
-    #[error("is `{pre}`, which is not known here; take the model in Hugging Face's format")]
+    #[error(
+        "is `{}`, which is not known here; take the model in Hugging Face's format",
+        shown_within(.pre, NAME)
+    )]
     UnknownPreTokenizer {
         /// What the file says.
         pre: String,

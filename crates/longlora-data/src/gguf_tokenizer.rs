@@ -11,7 +11,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 use crate::gguf_keys as keys;
 use crate::gguf_vocabulary::{TokenKind, Vocabulary, Words, is_filler};
 use crate::tokenizer::is_byte_token;
-use crate::{DataError, SpecialToken, SpecialTokens, Tokenizer, atomic};
+use crate::{DataError, SpecialToken, SpecialTokens, Tokenizer, VocabularyProblem, atomic};
 
 impl Tokenizer {
     /// Builds the tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or the BPE of
@@ -30,7 +30,7 @@ impl Tokenizer {
 
 /// The tokenizer that metadata describe; the path is for errors.
 pub(crate) fn tokenizer(metadata: &Metadata, path: &Path) -> Result<Tokenizer, DataError> {
-    Vocabulary::read(metadata, path)?.tokenizer()
+    Vocabulary::read(metadata, path)?.tokenizer(path)
 }
 
 /// Writes a GGUF file's tokenizer as a Hugging Face folder has it: `tokenizer.json` and
@@ -76,10 +76,11 @@ pub(crate) fn tokenizer_config(metadata: &Metadata, path: &Path) -> Result<Json,
 }
 
 impl<'a> Vocabulary<'a> {
-    fn tokenizer(&self) -> Result<Tokenizer, DataError> {
-        let inner = self.build().map_err(|source| DataError::BuildTokenizer {
-            vocab_size: self.tokens.len(),
-            source,
+    fn tokenizer(&self, path: &Path) -> Result<Tokenizer, DataError> {
+        let inner = self.build().map_err(|error| DataError::BadGgufTokenizer {
+            path: path.into(),
+            key: keys::TOKENS,
+            problem: VocabularyProblem::NotBuilt { reason: error.to_string() },
         })?;
         let special =
             |id: Option<u32>| id.map(|id| SpecialToken { content: self.token(id).to_string(), id });
@@ -208,11 +209,12 @@ pub(crate) fn merges_by_score<'a>(
     scores: &[f64],
     kinds: &[TokenKind],
 ) -> Vec<(&'a str, &'a str)> {
-    let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+    let all = tokens.iter().zip(scores).zip(kinds).enumerate();
+    let all = all.filter(|(id, ((token, _), kind))| !is_filler(*id, token, **kind));
+    let known: HashSet<&str> = all.clone().map(|(_, ((token, _), _))| token.as_str()).collect();
     let mut merges = Vec::new();
-    for (id, ((token, score), kind)) in tokens.iter().zip(scores).zip(kinds).enumerate() {
-        let of_characters = matches!(kind, TokenKind::Normal | TokenKind::Unused);
-        if !of_characters || is_filler(id, token, *kind) {
+    for (_, ((token, score), kind)) in all {
+        if !matches!(kind, TokenKind::Normal | TokenKind::Unused) {
             continue;
         }
         let cuts = token.char_indices().enumerate().skip(1);
@@ -469,6 +471,36 @@ mod tests {
         let scores = odd.iter().cycle().take(12).copied().collect();
         let strange = with(characters(), keys::SCORES, Value::Array(Array::F32(scores)));
         assert!(build(&strange).unwrap().encode("abc").is_ok());
+    }
+
+    /// `[PAD3]` only fills up, so `a[PAD3]` cannot be made of it.
+    #[test]
+    fn a_token_may_end_as_a_filler_is_named() {
+        let mut metadata = Metadata::new();
+        metadata.insert(keys::MODEL, Value::String("llama".into()));
+        metadata.insert(keys::TOKENS, strings(&["<unk>", "a", "a[PAD3]", "[PAD3]"]));
+        metadata.insert(keys::SCORES, Value::Array(Array::F32(vec![0.0; 4])));
+        metadata.insert(keys::TOKEN_TYPE, Value::Array(Array::I32(vec![2, 1, 1, 5])));
+        let tokenizer = build(&metadata).unwrap();
+        assert_eq!((tokenizer.token_id("a[PAD3]"), tokenizer.token_id("[PAD3]")), (Some(2), None));
+    }
+
+    #[test]
+    fn an_error_shows_a_strange_name_on_one_short_line() {
+        let strange = format!("\u{1b}[2J{}", "a".repeat(100_000));
+        let value = || Value::String(strange.clone());
+        let unknown = [
+            with(characters(), keys::MODEL, value()),
+            with(bytes(), keys::PRE, value()),
+            with(bytes(), keys::MERGES, strings(&[&strange])),
+            with(bytes(), keys::MERGES, strings(&[&format!("a {strange}")])),
+            with(bytes(), keys::TOKENS, strings(&[&strange, &strange])),
+        ];
+        for metadata in unknown {
+            let sentence = build(&metadata).unwrap_err().to_string();
+            assert!(sentence.contains("`some.gguf`") && sentence.contains("[2J"), "{sentence}");
+            assert!(sentence.len() < 300 && !sentence.contains('\u{1b}'), "{sentence}");
+        }
     }
 
     #[test]

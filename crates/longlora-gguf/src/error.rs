@@ -394,14 +394,20 @@ const SHOWN_CHARS: usize = 80;
 
 /// A name from a file as errors show it: on one line, without control characters, not too long.
 pub(crate) fn shown(name: &str) -> String {
+    shown_within(name, SHOWN_CHARS)
+}
+
+/// A text from a stranger's file as errors show it: on one line, without control characters, and
+/// of at most so many of its characters.
+pub fn shown_within(text: &str, most: usize) -> String {
     let mut shown = String::new();
-    for character in name.chars().take(SHOWN_CHARS) {
+    for character in text.chars().take(most) {
         match character.is_control() {
             true => shown.extend(character.escape_default()),
             false => shown.push(character),
         }
     }
-    if name.chars().nth(SHOWN_CHARS).is_some() {
+    if text.chars().nth(most).is_some() {
         shown.push_str("..");
     }
     shown

@@ -55,7 +55,7 @@ mod encode;
 mod write;
 mod error;
 
-pub use error::GgufError;
+pub use error::{GgufError, shown_within};
 pub use file::{GgufFile, TensorInfo};
 pub use kind::TensorKind;
 pub use metadata::{Array, Metadata, Value};

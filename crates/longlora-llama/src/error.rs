@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 
 use longlora_adapters::{AdapterError, RopeError, TargetModule};
-use longlora_gguf::GgufError;
+use longlora_gguf::{GgufError, shown_within};
+
+/// Most characters of a name or a value from a file that an error shows.
+const NAME: usize = 200;
+/// Most characters of a reason that holds words of a file.
+const REASON: usize = 500;
 
 /// Why a model or an adapter cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +41,10 @@ pub enum LlamaError {
         source: serde_json::Error,
     },
     /// A model family or an option that would be ignored.
-    #[error("`{path}` has `{key}` = `{value}`, which this version does not implement; {supported}")]
+    #[error(
+        "`{path}` has `{key}` = `{}`, which this version does not implement; {supported}",
+        shown_within(.value, NAME)
+    )]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -80,7 +88,8 @@ pub enum LlamaError {
     },
     /// An option of PEFT that nobody here has heard of, and that may change what is computed.
     #[error(
-        "`{path}` has `{key}` = `{value}`, which this version does not know; it knows PEFT up to 0.18"
+        "`{path}` has `{}` = `{}`, which this version does not know; it knows PEFT up to 0.18",
+        shown_within(.key, NAME), shown_within(.value, NAME)
     )]
     UnknownOption {
         /// The file.
@@ -91,7 +100,7 @@ pub enum LlamaError {
         value: String,
     },
     /// A value of another type than its key has.
-    #[error("`{path}` has `{key}` = `{value}`, but `{key}` is {needed}")]
+    #[error("`{path}` has `{key}` = `{}`, but `{key}` is {needed}", shown_within(.value, NAME))]
     OptionType {
         /// The file.
         path: PathBuf,
@@ -103,7 +112,7 @@ pub enum LlamaError {
         needed: &'static str,
     },
     /// Parts of an adapter that cannot both be true.
-    #[error("`{path}` contradicts itself: {reason}")]
+    #[error("`{path}` contradicts itself: {}", shown_within(.reason, REASON))]
     Contradiction {
         /// The file.
         path: PathBuf,
@@ -120,7 +129,7 @@ pub enum LlamaError {
         path: PathBuf,
     },
     /// Numbers that contradict each other.
-    #[error("`{path}` does not describe a model: {reason}")]
+    #[error("`{path}` does not describe a model: {}", shown_within(.reason, REASON))]
     Config {
         /// The file.
         path: PathBuf,
@@ -144,7 +153,10 @@ pub enum LlamaError {
         source: AdapterError,
     },
     /// A file of tensors that is torn or none at all.
-    #[error("`{path}` is not a whole {format} file: {reason}; fetch or copy it again")]
+    #[error(
+        "`{path}` is not a whole {format} file: {}; fetch or copy it again",
+        shown_within(.reason, REASON)
+    )]
     Torn {
         /// The file.
         path: PathBuf,
@@ -154,7 +166,7 @@ pub enum LlamaError {
         reason: String,
     },
     /// A tensor that the model needs.
-    #[error("`{path}` lacks tensor `{tensor}`")]
+    #[error("`{path}` lacks tensor `{}`", shown_within(.tensor, NAME))]
     Missing {
         /// The file or folder.
         path: PathBuf,
@@ -162,7 +174,10 @@ pub enum LlamaError {
         tensor: String,
     },
     /// A tensor of another shape.
-    #[error("tensor `{tensor}` of `{path}` has shape {found:?}, but the model needs {needed:?}")]
+    #[error(
+        "tensor `{}` of `{path}` has shape {}, but the model needs {needed:?}",
+        shown_within(.tensor, NAME), shown_within(&format!("{found:?}"), NAME)
+    )]
     Shape {
         /// The file or folder.
         path: PathBuf,
@@ -174,7 +189,10 @@ pub enum LlamaError {
         needed: Vec<usize>,
     },
     /// A tensor that would be ignored.
-    #[error("`{path}` holds tensor `{tensor}`, which the model has no place for")]
+    #[error(
+        "`{path}` holds tensor `{}`, which the model has no place for",
+        shown_within(.tensor, NAME)
+    )]
     Unused {
         /// The file.
         path: PathBuf,

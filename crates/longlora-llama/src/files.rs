@@ -45,8 +45,9 @@ impl TensorFile {
         file.read_exact(&mut header).map_err(LlamaError::file("read", path))?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|error| torn(error.to_string()))?;
-        let needed = 8 + length + header.data_len() as u64;
-        if needed != bytes {
+        // Of more than 64 bits: a header may speak of almost all that they count.
+        let needed = 8 + u128::from(length) + header.data_len() as u128;
+        if needed != u128::from(bytes) {
             return Err(torn(format!("its header speaks of `{needed}` bytes, it has `{bytes}`")));
         }
         Ok(Self { path: path.to_owned(), file, header, data_start: 8 + length })
@@ -208,5 +209,52 @@ pub(crate) fn safetensors_dtype(dtype: DType) -> Option<Dtype> {
         DType::F16 => Some(Dtype::F16),
         DType::BF16 => Some(Dtype::BF16),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the error says of a file that is this header and nothing else.
+    fn refusal(header: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(&path, [&length, header.as_bytes()].concat()).unwrap();
+        let sentence = read_tensors(&path).unwrap_err().to_string();
+        assert!(sentence.contains("model.safetensors"), "{sentence}");
+        sentence
+    }
+
+    /// With the header, they are more bytes than 64 bits count.
+    #[test]
+    fn tensors_of_almost_all_bytes_that_there_are_numbers_for_are_refused() {
+        let mut end = 0_u64;
+        let tensors = [(1 << 59) - 1; 8].into_iter().chain([7]).enumerate().map(|(name, floats)| {
+            let start = end;
+            end += 4 * floats;
+            format!(
+                r#""{name}": {{"dtype": "F32", "shape": [{floats}], "data_offsets": [{start}, {end}]}}"#
+            )
+        });
+        let header = format!("{{{}}}", tensors.collect::<Vec<_>>().join(", "));
+        let needed = (1_u128 << 64) - 4 + 8 + header.len() as u128;
+        let sentence = refusal(&header);
+        assert!(sentence.contains(&format!("speaks of `{needed}` bytes")), "{sentence}");
+    }
+
+    #[test]
+    fn an_error_shows_a_strange_name_on_one_short_line() {
+        let strange = format!("\\u001b[2J{}", "a".repeat(100_000));
+        let info = r#"{"dtype": "F32", "shape": [0], "data_offsets": [1, 1]}"#;
+        for header in [
+            format!(r#"{{"{strange}": {info}}}"#),
+            format!(r#"{{"a": {}}}"#, info.replace("F32", &strange)),
+            format!(r#"{{"{strange}": {}}}"#, info.replace("F32", "I8").replace('1', "0")),
+        ] {
+            let sentence = refusal(&header);
+            assert!(sentence.len() < 900 && !sentence.contains('\u{1b}'), "{sentence}");
+        }
     }
 }
