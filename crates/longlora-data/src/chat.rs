@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use longlora_gguf::GgufFile;
+use longlora_gguf::{GgufFile, is_gguf};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use crate::chat_json::to_json;
 use crate::gguf_tokenizer::tokenizer_config;
 use crate::strftime::strftime;
-use crate::tokenizer::{is_gguf, parse_config, read_if_present};
+use crate::tokenizer::{parse_config, read_if_present};
 use crate::{DataError, Tokenizer};
 
 /// Steps of the template engine that any conversation may take: a second of one core at most.

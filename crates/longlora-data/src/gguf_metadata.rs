@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use longlora_gguf::{Array, GgufFile, Metadata, Value};
+use longlora_gguf::{Array, GgufFile, Metadata, Value, is_gguf};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -10,7 +10,7 @@ use crate::gguf_keys as keys;
 use crate::gguf_tokenizer::merges_by_score;
 use crate::gguf_vocabulary::TokenKind;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::tokenizer::{is_byte_token, is_gguf, parse_config, read_if_present};
+use crate::tokenizer::{is_byte_token, parse_config, read_if_present};
 use crate::{DataError, NotForGguf, Tokenizer};
 
 /// What a GGUF file says of the tokenizer in a model's Hugging Face folder: all of its

@@ -2,7 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use longlora_gguf::GgufFile;
+use longlora_gguf::{GgufFile, is_gguf};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -148,12 +148,6 @@ impl Tokenizer {
         let json = self.inner.to_string(true);
         json.map_err(|source| DataError::BuildTokenizer { vocab_size: self.vocab_size, source })
     }
-}
-
-/// By its name alone: a folder may be called anything.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-        && !path.is_dir()
 }
 
 /// `<0x00>` to `<0xFF>`.

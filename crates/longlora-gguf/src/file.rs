@@ -7,6 +7,13 @@ use crate::decode::decode;
 use crate::header::Header;
 use crate::{GgufError, Metadata, TensorKind};
 
+/// Whether a path is meant as a GGUF file: by its extension, unless it is a folder, which may be
+/// called anything.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        && !path.is_dir()
+}
+
 /// Blocks that are read and decoded at once.
 const CHUNK_BLOCKS: usize = 4096;
 

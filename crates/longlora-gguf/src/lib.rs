@@ -56,7 +56,7 @@ mod write;
 mod error;
 
 pub use error::{GgufError, shown_within};
-pub use file::{GgufFile, TensorInfo};
+pub use file::{GgufFile, TensorInfo, is_gguf};
 pub use kind::TensorKind;
 pub use metadata::{Array, Metadata, Value};
 pub use write::{NewTensor, TensorData, write};

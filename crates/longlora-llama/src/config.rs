@@ -124,7 +124,7 @@ impl LlamaConfig {
     /// # Errors
     /// [`LlamaError`], if there is none, or if it asks for something that we would have to ignore.
     pub fn read(model: &Path) -> Result<Self, LlamaError> {
-        if gguf::is_gguf(model) {
+        if longlora_gguf::is_gguf(model) {
             return gguf::read_config(model);
         }
         let path = model.join("config.json");

@@ -28,7 +28,7 @@ pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 /// # Errors
 /// [`LlamaError`], naming the file and the tensor: nothing missing, torn, misshapen or left over is accepted.
 pub fn load_pretrained(model: &Path, device: &Device) -> Result<Llama, LlamaError> {
-    if gguf::is_gguf(model) {
+    if longlora_gguf::is_gguf(model) {
         return gguf::load(model, device);
     }
     load_weights(&LlamaConfig::read(model)?, model, device)

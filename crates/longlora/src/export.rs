@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use longlora_attention::AttentionPattern;
 use longlora_data::{Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf_tokenizer};
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
-use longlora_gguf::{GgufFile, TensorKind};
+use longlora_gguf::{GgufFile, TensorKind, is_gguf};
 use longlora_llama::{
     Agreement, Llama, MAX_SHARD_BYTES, agreement, load_pretrained, save_gguf, save_pretrained,
     write_atomically,
@@ -402,10 +402,6 @@ fn told(cost: &Difference) -> String {
 /// Every GGUF file has to have one.
 fn has_tokenizer(model: &Path) -> bool {
     is_gguf(model) || model.join("tokenizer.json").exists()
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// `5000000`, `5MB` or `5 GB`; powers of ten, as Hugging Face counts.

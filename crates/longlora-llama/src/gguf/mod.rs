@@ -15,12 +15,5 @@ mod rope;
 mod rows;
 mod write;
 
-use std::path::Path;
-
 pub(crate) use read::{load, read_config};
 pub use write::save_gguf;
-
-/// Whether a path is a GGUF file by its name, rather than a model folder.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-}
