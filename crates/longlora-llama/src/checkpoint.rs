@@ -116,8 +116,28 @@ impl WeightFile {
     }
 }
 
-/// An index comes from a stranger: it may not lead out of its folder.
+/// Longest name of a file, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// An index comes from a stranger: it may not lead out of its folder, and errors show the file's name.
 fn is_file_name(shard: &str) -> bool {
     let mut components = Path::new(shard).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+    let is_one =
+        matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    is_one && shard.len() <= MAX_NAME_BYTES && !shard.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_a_file_beside_the_index() {
+        assert!(is_file_name("model-00001-of-00002.safetensors"));
+        let long = "a".repeat(MAX_NAME_BYTES + 1);
+        for strange in ["", ".", "..", "a/b", "/a", "../a", "\u{7f}hole.safetensors", "a\n", &long]
+        {
+            assert!(!is_file_name(strange), "{strange:?}");
+        }
+    }
 }
