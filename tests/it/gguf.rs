@@ -1,6 +1,6 @@
 //! Models as GGUF files: out and in again, and what the format cannot hold.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use longlora_adapters::{RopeKind, RopeScaling};
@@ -25,7 +25,7 @@ fn weights(llama: &Llama) -> Tensors {
     collect(llama, &Selection::Base)
 }
 
-fn saved(llama: &Llama, kind: TensorKind) -> (TempDir, std::path::PathBuf) {
+fn saved(llama: &Llama, kind: TensorKind) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     save_gguf(llama, &path, kind, &Metadata::new()).unwrap();
@@ -167,9 +167,8 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     check_refused(|llama| llama.config.rope.scaling = yarn, &["`beta_fast`", "`16`"]);
 }
 
-/// Writes the file of a tiny model with other metadata, or without a tensor, and expects an error with these parts.
-#[track_caller]
-fn check_file(change: impl FnOnce(&mut Metadata), without: Option<&str>, parts: &[&str]) {
+/// The file of a tiny model with other metadata, or without a tensor.
+fn changed(change: impl FnOnce(&mut Metadata), without: Option<&str>) -> (TempDir, PathBuf) {
     let (folder, path) = saved(&family("llama_tied"), TensorKind::F32);
     let mut file = GgufFile::open(&path).unwrap();
     let mut metadata = Metadata::new();
@@ -189,6 +188,13 @@ fn check_file(change: impl FnOnce(&mut Metadata), without: Option<&str>, parts: 
     });
     let changed = folder.path().join("changed.gguf");
     longlora_gguf::write(&changed, &metadata, tensors).unwrap();
+    (folder, changed)
+}
+
+/// Reads such a file, and expects an error with these parts.
+#[track_caller]
+fn check_file(change: impl FnOnce(&mut Metadata), without: Option<&str>, parts: &[&str]) {
+    let (_folder, changed) = changed(change, without);
     let error = load_pretrained(&changed, &Device::default()).unwrap_err().to_string();
     assert!(error.contains(&changed.display().to_string()), "{error}");
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
@@ -230,21 +236,8 @@ fn a_file_that_is_no_model_of_ours_is_named() {
 /// llama.cpp takes a factor without a type for linear interpolation.
 #[test]
 fn a_factor_without_a_type_is_linear() {
-    let (folder, path) = saved(&family("llama_tied"), TensorKind::F32);
-    let mut file = GgufFile::open(&path).unwrap();
-    let mut metadata = Metadata::new();
-    file.metadata().iter().for_each(|(key, value)| metadata.insert(key, value.clone()));
-    metadata.insert("llama.rope.scaling.factor", Entry::F32(4.0));
-    let infos = file.tensors().to_vec();
-    let numbers: Vec<_> = infos.iter().map(|info| file.read_f32(&info.name).unwrap()).collect();
-    let tensors = infos.iter().zip(&numbers).map(|(info, numbers)| longlora_gguf::NewTensor {
-        name: info.name.clone(),
-        shape: info.shape.clone(),
-        kind: TensorKind::F32,
-        data: longlora_gguf::TensorData::Slice(numbers),
-    });
-    let changed = folder.path().join("changed.gguf");
-    longlora_gguf::write(&changed, &metadata, tensors).unwrap();
+    let factor = |m: &mut Metadata| m.insert("llama.rope.scaling.factor", Entry::F32(4.0));
+    let (_folder, changed) = changed(factor, None);
     assert_eq!(load(&changed).config.rope.scaling, RopeScaling::Linear { factor: 4.0 });
 }
 

@@ -26,7 +26,7 @@ const MAX_DIVERGENCE: f64 = 0.05;
 /// The same where nothing was rounded but, perhaps, RoPE factors.
 const MAX_DIVERGENCE_OF_F32: f64 = 1e-4;
 /// Tokens that are compared, unless the model's context is shorter or the user says otherwise.
-const DEFAULT_VERIFY_LENGTH: usize = 2048;
+const DEFAULT_VERIFY_LENGTH: usize = 512;
 /// The record of an export, in its folder; beside a GGUF file it has the file's name before it.
 const MANIFEST: &str = "longlora_export.json";
 
@@ -78,7 +78,7 @@ struct FormatArgs {
     /// Largest weight file of a folder, in bytes, with or without KB, MB or GB [default: 5GB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_shard_size: Option<u64>,
-    /// Tokens of the text that is read to compare what was written, at most the context [default: 2048]
+    /// Tokens of the text that is read to compare what was written, at most the context [default: 512]
     #[arg(long, value_name = "TOKENS")]
     verify_length: Option<usize>,
 }

@@ -265,7 +265,12 @@ impl Finetune {
         let llama = base.init(device).attach(&config.adapters, config.seed);
         let trainable = count_trainable(&llama, &Selection::Adapter(config.adapters.clone()));
         let (from, to) = (base.rope.original_context(), config.context.length);
-        say(&format!("extending {} from {from} to {to} tokens", config.model.path.display()));
+        let model = config.model.path.display();
+        say(&if to > from {
+            format!("extending {model} from {from} to {to} tokens")
+        } else {
+            format!("training {model} at {to} of its {from} tokens")
+        });
         say(&format!("{trainable}"));
         say(&format!("run folder: {}", run.path().display()));
         trainable
