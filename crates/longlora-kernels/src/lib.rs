@@ -6,7 +6,7 @@
 //! | [`rotate`] | half-split pairs turned by an angle per position and frequency | `x` if the angles are trained, and the angles |
 //! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
 //!
-//! Spelled out in tensor operations, as in [`reference`], each is half a dozen passes over memory, and on a CPU they run
+//! Spelled out in tensor operations, as in [`mod@reference`], each is half a dozen passes over memory, and on a CPU they run
 //! on one core. Here it is one pass, on all cores, with SIMD chosen at run time. Other types than f32 take the plain path.
 
 mod backend;

@@ -32,7 +32,7 @@ pub(crate) struct Fetch {
     /// Where to keep models [default: HF_HUB_CACHE, or hub below HF_HOME, or ~/.cache/huggingface/hub]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Address of the hub [default: HF_ENDPOINT, or https://huggingface.co]
+    /// Address of the hub [default: HF_ENDPOINT, or that of huggingface.co]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
 }
