@@ -21,7 +21,9 @@ use longlora_attention::AttentionPattern;
 use longlora_data::{Corpus, Tokenizer};
 use longlora_eval::{Measurement, PerplexityConfig, PerplexityTable, Protocol, perplexity};
 use longlora_llama::{Llama, load_adapter, load_pretrained};
-use longlora_train::{FinetuneConfig, LearningRates, RunFolder, Stop, extended_rope, finetune};
+use longlora_train::{
+    Event, FinetuneConfig, LearningRates, RunFolder, Stop, extended_rope, finetune,
+};
 
 const CONTEXT: usize = 512;
 
@@ -40,8 +42,10 @@ fn main() -> Result<()> {
     config.training.accumulation = 4;
     config.training.learning_rates =
         LearningRates { lora: 2e-3, norms_and_embeddings: 1e-3, rope_offsets: 1e-3 };
-    finetune(&config, &run, &device, &Stop::default(), &mut |step| {
-        if step.step == 1 || step.step % 5 == 0 {
+    finetune(&config, &run, &device, &Stop::default(), &mut |event| {
+        if let Event::Stepped(step) = event
+            && (step.step == 1 || step.step % 5 == 0)
+        {
             println!("step {:>2}  loss {:.4}", step.step, step.loss);
         }
     })?;

@@ -10,7 +10,7 @@ use longlora_llama::{
     save_adapter,
 };
 use longlora_train::{
-    Decay, LearningRates, Optimizer, Trainee, TrainingConfig, clip_by_global_norm,
+    Decay, Execution, LearningRates, Optimizer, Trainee, TrainingConfig, clip_by_global_norm,
 };
 
 use crate::fixture::{self, Tensors, Vectors, golden, step_batch};
@@ -66,7 +66,7 @@ fn check_gradients(name: &str, (llama, config): (Llama, AdapterConfig), pattern:
     let vectors = vectors(name);
     let selection = Selection::Adapter(config);
     let batch = step_batch(&rows());
-    let of_step = of_step(&llama, &selection, pattern, &batch, 1);
+    let of_step = of_step(&llama, &selection, pattern, &batch, Execution::SMALLEST);
     let of_reference = of_reference(&llama, &selection, pattern, &batch);
     for (path, ours) in [("step", of_step), ("reference", of_reference)] {
         let case = format!("{name}, {path}");
@@ -100,7 +100,8 @@ fn check_training(name: &str, pattern: AttentionPattern) {
         ..TrainingConfig::default()
     };
     let mut optimizer = Optimizer::new(&config, 0);
-    let mut trainee = Trainee { llama, pattern, max_grad_norm: None, parallel: 1 };
+    let mut trainee =
+        Trainee { llama, pattern, max_grad_norm: None, execution: Execution::SMALLEST };
     let batch = step_batch(&rows());
     let (mut losses, mut norms) = (vec![], vec![]);
     for _ in 0..config.steps {

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::fixture::{self, Tensors, Vectors, golden, model, shared, step_batch};
 use crate::gradients::{LossAndGradients, absolute_error, of_step, relative_error};
+use longlora_train::Execution;
 
 const FOLDER: &str = "SmolLM2-135M-Instruct";
 /// The native context, in tokens.
@@ -162,8 +163,13 @@ fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern)
     let selection = Selection::Adapter(config);
     llama.config.rope.scaling = RopeScaling::Linear { factor: 2.0 };
 
-    let ours =
-        of_step(&llama, &selection, pattern, &step_batch(&[ids(test, "ids512").unwrap()]), 1);
+    let ours = of_step(
+        &llama,
+        &selection,
+        pattern,
+        &step_batch(&[ids(test, "ids512").unwrap()]),
+        Execution::SMALLEST,
+    );
 
     check_against_f64(run, &ours);
     let truth = Vectors::read(&golden(&format!("smollm2/{run}.safetensors"))).below("");

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::fixture::{self, Vectors, golden, model_with, step_batch};
 use crate::gradients::{check_close, of_reference, of_step, relative_error};
+use longlora_train::Execution;
 
 /// S²-Attn without the leak: half of the heads shifted, groups of 16 tokens.
 const SHIFTED: AttentionPattern =
@@ -52,7 +53,7 @@ pub(crate) fn check_llama(name: &str, llama: Llama, vectors: &Vectors, pattern: 
     let error = relative_error(&plain.logits(ids, &pass).into_data(), vectors.tensor("logits"));
     assert!(error < 3e-6, "{name}: logits are off by {error:.2e} of the largest");
 
-    let of_step = of_step(&llama, &Selection::Base, pattern, &batch, 1);
+    let of_step = of_step(&llama, &Selection::Base, pattern, &batch, Execution::SMALLEST);
     let of_reference = of_reference(&llama, &Selection::Base, pattern, &batch);
     for (path, ours) in [("step", of_step), ("reference", of_reference)] {
         let case = format!("{name}, {path}");

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn::train::TrainStep;
 use longlora_attention::AttentionPattern;
 use longlora_llama::{Llama, Selection, collect};
-use longlora_train::{StepBatch, Trainee, reference};
+use longlora_train::{Execution, StepBatch, Trainee, reference};
 
 use crate::fixture::Tensors;
 
@@ -25,9 +25,9 @@ pub(crate) fn of_step(
     selection: &Selection,
     pattern: AttentionPattern,
     batch: &StepBatch,
-    parallel: usize,
+    execution: Execution,
 ) -> LossAndGradients {
-    let trainee = Trainee { llama: llama.clone(), pattern, max_grad_norm: None, parallel };
+    let trainee = Trainee { llama: llama.clone(), pattern, max_grad_norm: None, execution };
     let output = TrainStep::step(&trainee, batch.clone());
     assert_eq!(output.item.targets, batch.num_targets());
     LossAndGradients {

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::fixture::{self, Tensors, Vectors, golden, model_with, step_batch, write_json};
 use crate::gradients::{check_close, of_reference, of_step, relative_error};
 use crate::random::{redraw, tokens};
+use longlora_train::Execution;
 
 /// The tiny model; tied, its own head is left out, as transformers does.
 fn base_folder(tied: bool) -> TempDir {
@@ -66,7 +67,7 @@ impl Case {
         let pattern = AttentionPattern::Full;
         let theirs = self.vectors.below("grad.");
         for (path, mut ours) in [
-            ("step", of_step(&self.llama, &selection, pattern, &batch, 1)),
+            ("step", of_step(&self.llama, &selection, pattern, &batch, Execution::SMALLEST)),
             ("reference", of_reference(&self.llama, &selection, pattern, &batch)),
         ] {
             let case = format!("{}, {path}", self.name);

@@ -9,8 +9,8 @@ use longlora_llama::{
     Selection, collect, load_adapter, load_pretrained, read_tensors, write_tensors,
 };
 use longlora_train::{
-    Checkpoint, FinetuneConfig, LearningRates, ModelSizes, Outcome, PretrainConfig, RunFolder,
-    StepReport, Stop, TrainError, TrainingConfig, finetune, pretrain, resume,
+    Checkpoint, Event, FinetuneConfig, LearningRates, ModelSizes, Outcome, PretrainConfig,
+    RunFolder, StepReport, Stop, TrainError, TrainingConfig, finetune, pretrain, resume,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -63,8 +63,8 @@ impl Place {
     ) -> Result<Outcome, TrainError> {
         let run = RunFolder::create(&self.path(name)).unwrap();
         let stop = Stop::default();
-        finetune(config, &run, &Device::default(), &stop, &mut |report| {
-            if report.step == stop_after {
+        finetune(config, &run, &Device::default(), &stop, &mut |event| {
+            if matches!(event, Event::Stepped(report) if report.step == stop_after) {
                 stop.request();
             }
         })
@@ -361,8 +361,8 @@ fn a_resumed_pretraining_writes_the_same_model() {
     };
     let pretrain_into = |run: &RunFolder, model: &str, stop_after: u64| {
         let stop = Stop::default();
-        pretrain(&config, run, &place.path(model), &Device::default(), &stop, &mut |report| {
-            if report.step == stop_after {
+        pretrain(&config, run, &place.path(model), &Device::default(), &stop, &mut |event| {
+            if matches!(event, Event::Stepped(report) if report.step == stop_after) {
                 stop.request();
             }
         })

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
+use longlora_kernels::linear;
 use rand::Rng;
 
 use crate::config::UpdateConfig;
@@ -61,35 +61,37 @@ impl LoraLinear {
     /// # Shapes
     /// - `x`: `[rows, d_input]`; result: `[rows, d_output]`
     fn forward_rows(&self, x: Tensor<2>, dropout: Option<Dropout>) -> Tensor<2> {
-        let Some(update) = &self.update else { return self.base.forward(x) };
-        let low_rank = update.forward(update.drop_entries(x.clone(), dropout));
-        match update.dora_factor(self.base.weight.val()) {
-            None => self.base.forward(x) + low_rank,
-            Some(factor) => self.decomposed(x, low_rank, factor.unsqueeze(), dropout),
-        }
-    }
-
-    /// DoRA, as PEFT computes it: `x·W + (factor - 1)·x̃·W + factor·(low rank of x̃)`, where `x̃` is `x` with entries
-    /// dropped, and the first two terms are one where none are.
-    fn decomposed(
-        &self,
-        x: Tensor<2>,
-        low_rank: Tensor<2>,
-        factor: Tensor<2>,
-        dropout: Option<Dropout>,
-    ) -> Tensor<2> {
-        let dense = |x| linear(x, self.base.weight.val(), None);
+        let weight = self.base.weight.val();
         let y = match &self.update {
-            Some(update) if dropout.is_some() && update.dropout > 0.0 => {
-                let dropped = dense(update.drop_entries(x.clone(), dropout));
-                dense(x) - dropped.clone() + (dropped + low_rank) * factor
-            }
-            _ => (dense(x) + low_rank) * factor,
+            None => linear(x, weight),
+            Some(update) => match update.dora_factor(weight.clone()) {
+                Some(factor) => self.decomposed(update, x, factor.unsqueeze(), dropout),
+                None => update.beside(x, weight, dropout),
+            },
         };
         match &self.base.bias {
             None => y,
             Some(bias) => y + bias.val().unsqueeze(),
         }
+    }
+
+    /// DoRA but for the bias, as PEFT computes it: `x·W + (factor - 1)·x̃·W + factor·(low rank of x̃)`, where `x̃` is `x` with entries
+    /// dropped, and the first two terms are one where none are.
+    fn decomposed(
+        &self,
+        update: &LowRank,
+        x: Tensor<2>,
+        factor: Tensor<2>,
+        dropout: Option<Dropout>,
+    ) -> Tensor<2> {
+        let dense = |x| linear(x, self.base.weight.val());
+        if !update.drops(dropout) {
+            return (dense(x.clone()) + update.forward(x)) * factor;
+        }
+        let dropped = update.drop_entries(x.clone(), dropout);
+        let low_rank = update.forward(dropped.clone());
+        let dropped = dense(dropped);
+        dense(x) - dropped.clone() + (dropped + low_rank) * factor
     }
 }
 

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Shape, Tensor, TensorData};
+use longlora_kernels::{linear, linear_with_update};
 use rand::{Rng, RngExt};
 
 use crate::config::UpdateConfig;
@@ -57,6 +58,28 @@ impl LowRank {
             Some(dropout) if self.dropout > 0.0 => dropout.apply(x, self.dropout),
             _ => x,
         }
+    }
+
+    /// Whether [`LowRank::drop_entries`] drops any.
+    pub(crate) fn drops(&self, dropout: Option<Dropout>) -> bool {
+        dropout.is_some() && self.dropout > 0.0
+    }
+
+    /// `x·W` and the update: in one operation, unless they read different inputs.
+    ///
+    /// # Shapes
+    /// - `x`: `[rows, d_input]`; `weight`: `[d_input, d_output]`; result: `[rows, d_output]`
+    pub(crate) fn beside(
+        &self,
+        x: Tensor<2>,
+        weight: Tensor<2>,
+        dropout: Option<Dropout>,
+    ) -> Tensor<2> {
+        if self.drops(dropout) {
+            let low_rank = self.forward(self.drop_entries(x.clone(), dropout));
+            return linear(x, weight) + low_rank;
+        }
+        linear_with_update(x, weight, [self.lora_a.val(), self.lora_b.val()], self.scale)
     }
 
     /// The update's share of the output, before DoRA's factor.

@@ -2,6 +2,8 @@
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
+use crate::linear::Updated;
+
 /// The forwards.
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait RowBackend: Backend {
@@ -17,6 +19,45 @@ pub(crate) trait RowBackend: Backend {
 
     /// `gate`, `up`: of one shape
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `x`: `[rows, d_input]`; `weight`: `[d_input, d_output]`, in f32 or bf16
+    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `(out, low)` with `low = scale · x·a`: `[rows, rank]`; `a`: `[d_input, rank]`; `b`: `[rank, d_output]`
+    fn project_with_update(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// Head and loss, with the gradient in the same pass, off any graph.
+#[backend_extension(Flex)]
+pub(crate) trait HeadBackend: Backend {
+    /// Negative log-likelihoods: `[tokens]`
+    fn nll(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+    ) -> FloatTensor<Self>;
+
+    /// `(nll, d_hidden)`
+    fn nll_gradient(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `(nll, d_hidden, d_head)`
+    fn nll_gradient_with_head(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// The backwards, of a backend that computes; the autodiff decorator has none, as there are no second derivatives.
@@ -50,4 +91,20 @@ pub(crate) trait RowGradient: RowBackend {
         up: FloatTensor<Self>,
         d_out: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2];
+
+    /// The gradient by the input of a linear layer.
+    fn project_input_backward(
+        d_out: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient by the weight of a linear layer.
+    fn project_weight_backward(x: FloatTensor<Self>, d_out: FloatTensor<Self>)
+    -> FloatTensor<Self>;
+
+    /// The gradients by `x`, `a` and `b`.
+    fn project_with_update_backward(
+        updated: Updated<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
 }

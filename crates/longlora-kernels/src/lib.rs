@@ -5,11 +5,16 @@
 //! | [`rms_norm`] | `x / √(mean(x²) + ε) · γ` | `x`, `γ`, one number per row |
 //! | [`rotate`] | half-split pairs turned by an angle per position and frequency | `x` if the angles are trained, and the angles |
 //! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
+//! | [`linear()`] | `x·W` | `x` if `W` is trained, and `W` |
+//! | [`linear_with_update`] | `x·W + scale·(x·A)·B` | `x`, `x·A`, and the matrices |
 //!
 //! Spelled out in tensor operations, as in [`mod@reference`], each is half a dozen passes over memory, and on a CPU they run
 //! on one core. Here it is one pass, on all cores, with SIMD chosen at run time. Other types than f32 take the plain path.
 
+mod allocation;
 mod backend;
+mod cross_entropy;
+mod linear;
 mod flex;
 mod rms_norm;
 mod rotate;
@@ -19,6 +24,9 @@ pub mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use allocation::keep_freed_memory;
+pub use cross_entropy::{LOGITS_AT_ONCE, LossAndGradient, loss_and_gradient, nll};
+pub use linear::{linear, linear_with_update};
 pub use rms_norm::rms_norm;
 pub use rotate::rotate;
 pub use swiglu::swiglu;

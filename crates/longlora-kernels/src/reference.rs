@@ -1,7 +1,11 @@
 //! The same operations, spelled out: what the fused ones mean.
 
+mod cross_entropy;
+
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
+
+pub use cross_entropy::{loss_and_gradient, nll};
 
 /// See [`rms_norm`](crate::rms_norm).
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
@@ -27,4 +31,20 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
 /// See [`swiglu`](crate::swiglu).
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     silu(gate) * up
+}
+
+/// See [`linear`](crate::linear()).
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let dtype = x.dtype();
+    x.matmul(weight.cast(dtype))
+}
+
+/// See [`linear_with_update`](crate::linear_with_update).
+pub fn linear_with_update(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    [a, b]: [Tensor<2>; 2],
+    scale: f64,
+) -> Tensor<2> {
+    linear(x.clone(), weight) + x.matmul(a).mul_scalar(scale).matmul(b)
 }

@@ -1,16 +1,22 @@
 //! Values and every gradient, against the operations spelled out.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{reference, rms_norm, rotate, swiglu};
+use crate::{
+    linear, linear_with_update, loss_and_gradient, nll, reference, rms_norm, rotate, swiglu,
+};
 
 fn random<const D: usize>(shape: [usize; D], scale: f32, seed: u64) -> Tensor<D> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();
     let numbers: Vec<f32> = (0..count).map(|_| random.random_range(-scale..scale)).collect();
     Tensor::from_data(TensorData::new(numbers, shape), &Device::flex().autodiff()).require_grad()
+}
+
+fn frozen<const D: usize>(shape: [usize; D], scale: f32, seed: u64) -> Tensor<D> {
+    random(shape, scale, seed).detach().set_require_grad(false)
 }
 
 /// The largest difference, relative to the largest entry.
@@ -76,7 +82,7 @@ fn rms_norm_divides_by_the_root_of_the_mean_square() {
 /// Frozen norms get no gradient, and their inputs do.
 #[test]
 fn a_frozen_norm_passes_the_gradient_on() {
-    let (x, gamma) = (random([1, 9, 6], 1.0, 1), random([6], 1.0, 2).detach());
+    let (x, gamma) = (random([1, 9, 6], 1.0, 1), frozen([6], 1.0, 2));
     let theirs = reference::rms_norm(x.clone(), gamma.clone(), 1e-6);
     let input = x.clone();
     check(rms_norm(x, gamma, 1e-6), theirs, |gradients| vec![gradient(&input, gradients)]);
@@ -123,4 +129,102 @@ fn results_do_not_depend_on_the_number_of_threads() {
         })
     };
     assert_eq!(run(1), run(3));
+}
+
+/// Few rows, whole chunks and a tail; weights as they are stored, and transposed as a tied head is.
+const ROWS: [usize; 4] = [1, 5, 70, 1100];
+
+#[test]
+fn linear_is_a_product() {
+    for rows in ROWS {
+        for turned in [false, true] {
+            let x = random([rows, 33], 1.0, 1);
+            let w = random(if turned { [70, 33] } else { [33, 70] }, 1.0, 2);
+            let view = |w: Tensor<2>| if turned { w.transpose() } else { w };
+            let inputs = (x.clone(), w.clone());
+            let theirs = reference::linear(x.clone(), view(w.clone()));
+            check(linear(x, view(w)), theirs, |gradients| {
+                vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)]
+            });
+        }
+    }
+}
+
+#[test]
+fn a_frozen_weight_passes_the_gradient_on() {
+    let (x, w) = (random([70, 9], 1.0, 1), frozen([9, 6], 1.0, 2));
+    let theirs = reference::linear(x.clone(), w.clone());
+    let input = x.clone();
+    check(linear(x, w), theirs, |gradients| vec![gradient(&input, gradients)]);
+}
+
+#[test]
+fn an_update_adds_its_product_with_every_gradient() {
+    for rows in ROWS {
+        let (x, w) = (random([rows, 33], 1.0, 1), frozen([33, 70], 1.0, 2));
+        let factors = [random([33, 8], 1.0, 3), random([8, 70], 1.0, 4)];
+        let inputs = [x.clone(), factors[0].clone(), factors[1].clone()];
+        let theirs = reference::linear_with_update(x.clone(), w.clone(), factors.clone(), 0.7);
+        check(linear_with_update(x, w, factors, 0.7), theirs, |gradients| {
+            inputs.iter().map(|input| gradient(input, gradients)).collect()
+        });
+    }
+}
+
+/// Frozen weights kept in bf16 are those numbers in f32.
+#[test]
+fn weights_in_bf16_compute_in_f32() {
+    for rows in ROWS {
+        for turned in [false, true] {
+            let w = frozen(if turned { [70, 33] } else { [33, 70] }, 1.0, 2).cast(DType::BF16);
+            let w = if turned { w.transpose() } else { w };
+            let x = random([rows, 33], 1.0, 1);
+            let theirs = reference::linear(x.clone(), w.clone());
+            check(linear(x.clone(), w.clone()), theirs, |gradients| vec![gradient(&x, gradients)]);
+
+            let x = random([rows, 33], 1.0, 1);
+            let factors = [random([33, 8], 1.0, 3), random([8, 70], 1.0, 4)];
+            let inputs = [x.clone(), factors[0].clone(), factors[1].clone()];
+            let theirs = reference::linear_with_update(x.clone(), w.clone(), factors.clone(), 2.0);
+            check(linear_with_update(x, w, factors, 2.0), theirs, |gradients| {
+                inputs.iter().map(|input| gradient(input, gradients)).collect()
+            });
+        }
+    }
+}
+
+/// Some tokens without a target, more than one chunk, a head as stored and a tied one, frozen and trained, also in bf16.
+#[test]
+fn head_and_loss_are_those_spelled_out() {
+    for (tokens, vocab, turned) in [(1, 3, false), (700, 90, true), (600, 50_000, false)] {
+        let hidden = frozen([tokens, 8], 1.0, 1).without_autodiff();
+        let head = frozen(if turned { [vocab, 8] } else { [8, vocab] }, 2.0, 2).without_autodiff();
+        let targets: Vec<i64> = (0..tokens as i64)
+            .map(|i| if i % 5 == 3 { -100 } else { i * 7 % vocab as i64 })
+            .collect();
+        for dtype in [DType::F32, DType::BF16] {
+            let head = if turned { head.clone().transpose() } else { head.clone() }.cast(dtype);
+            let wide = head.clone().cast(DType::F32);
+            let of_each = nll(hidden.clone(), head.clone(), &targets);
+            let theirs = reference::nll(hidden.clone(), wide.clone(), &targets);
+            let rows = of_each.iter().zip(&theirs);
+            assert!(rows.clone().all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1.0)));
+            for trained in [false, true] {
+                let ours = loss_and_gradient(hidden.clone(), head.clone(), &targets, 0.01, trained);
+                let theirs = reference::loss_and_gradient(
+                    hidden.clone(),
+                    wide.clone(),
+                    &targets,
+                    0.01,
+                    trained,
+                );
+                assert!((ours.nll_sum / theirs.nll_sum - 1.0).abs() < 1e-7);
+                assert!(error(ours.d_hidden, theirs.d_hidden) < 3e-6);
+                assert_eq!(ours.d_head.is_some(), trained);
+                if let (Some(ours), Some(theirs)) = (ours.d_head, theirs.d_head) {
+                    assert!(error(ours, theirs) < 3e-6);
+                }
+            }
+        }
+    }
 }

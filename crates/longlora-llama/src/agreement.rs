@@ -48,7 +48,7 @@ pub fn agreement(first: &Llama, second: &Llama, ids: &[u32]) -> Vec<Agreement> {
         let [a, b] = [first, second].map(|llama| hidden(llama, ids, begin, length));
         for start in parts {
             let logits = |llama: &Llama, hidden: &Tensor<2>| {
-                hidden.clone().narrow(0, start, width).matmul(llama.valid().head())
+                llama.valid().scores(hidden.clone().narrow(0, start, width))
             };
             agreements.push(compare(begin + start, logits(first, &a), logits(second, &b)));
         }

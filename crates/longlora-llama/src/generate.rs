@@ -143,6 +143,6 @@ impl Llama {
     ///
     /// A tied head is a transposed view of the embedding table: it is multiplied as it lies, and not copied.
     fn next_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
-        hidden.matmul(self.head()).into_data().iter().collect()
+        self.scores(hidden).into_data().iter().collect()
     }
 }

@@ -5,6 +5,7 @@ use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::{Device, Int, Tensor};
 use longlora_adapters::{RopeOffset, Rotary};
 use longlora_attention::{AttentionPattern, Layout};
+use longlora_kernels::linear;
 
 use crate::block::Block;
 use crate::config::LlamaConfig;
@@ -75,7 +76,18 @@ impl Llama {
     /// - `ids`: `[batch, seq]`; result: `[batch, seq, vocab_size]`
     pub fn logits(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
         let hidden_states = self.hidden(ids, pass);
-        hidden_states.matmul(self.head().unsqueeze())
+        let [batch, seq, hidden_size] = hidden_states.dims();
+        let logits = self.scores(hidden_states.reshape([batch * seq, hidden_size]));
+        let vocab_size = logits.dims()[1];
+        logits.reshape([batch, seq, vocab_size])
+    }
+
+    /// Scores of every next token after some tokens, from their final hidden states.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[tokens, hidden_size]`; result: `[tokens, vocab_size]`
+    pub(crate) fn scores(&self, hidden: Tensor<2>) -> Tensor<2> {
+        linear(hidden, self.head())
     }
 
     /// The head's matrix, tied or not: `[hidden_size, vocab_size]`.

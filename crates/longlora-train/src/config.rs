@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use longlora_adapters::{AdapterConfig, RopeKind};
 use longlora_attention::AttentionPattern;
 use longlora_data::Order;
@@ -94,6 +95,10 @@ pub struct TrainingConfig {
     /// Micro-batches that run side by side, each in memory of its own. On a CPU, one per core is fastest while a window
     /// is short; 1 needs the least memory.
     pub parallel: usize,
+    /// Memory that a step may take, `16GiB` say: it decides how many blocks keep their activations instead of being run
+    /// again in the backward. The result does not depend on it. Most of what is free, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
     /// Peak learning rates.
     pub learning_rates: LearningRates,
     /// Steps of linear warm-up; LongLoRA has 20.
@@ -134,6 +139,7 @@ impl Default for TrainingConfig {
             batch_size: 1,
             accumulation: 8,
             parallel: 1,
+            memory: None,
             learning_rates: LearningRates {
                 lora: 2e-5,
                 norms_and_embeddings: 2e-5,

@@ -8,10 +8,11 @@ use longlora_llama::{AdapterFacts, Llama, Selection, load_pretrained, save_adapt
 use crate::checkpoint::Checkpoint;
 use crate::config::{FinetuneConfig, HeldOut};
 use crate::error::TrainError;
+use crate::event::Event;
+use crate::execution::MemoryPlan;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
-use crate::step_report::StepReport;
 use crate::stop::Stop;
 use crate::trainee::Trainee;
 
@@ -24,7 +25,7 @@ pub fn finetune(
     run: &RunFolder,
     device: &Device,
     stop: &Stop,
-    report: &mut dyn FnMut(&StepReport),
+    report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     config.validate()?;
     let config = &config.clone().absolute()?;
@@ -45,7 +46,7 @@ pub fn resume(
     run: &RunFolder,
     device: &Device,
     stop: &Stop,
-    report: &mut dyn FnMut(&StepReport),
+    report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let config = FinetuneConfig::read(&run.config())?;
     config.validate()?;
@@ -63,15 +64,18 @@ fn go_on(
     windows: Windows,
     (at, llama, optimizer): (Checkpoint, Llama, Optimizer),
     stop: &Stop,
-    report: &mut dyn FnMut(&StepReport),
+    report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let training = &config.training;
+    let selection = Selection::Adapter(config.adapters.clone());
+    let plan = MemoryPlan::new(&llama, &selection, training, config.context.length);
+    report(Event::Planned(&plan));
     let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);
     let session = Session {
         run,
         config: training,
         seed: config.seed,
-        selection: Selection::Adapter(config.adapters.clone()),
+        selection,
         stream: BatchStream::new(
             windows,
             config.order(),
@@ -83,7 +87,7 @@ fn go_on(
             llama,
             pattern: config.attention,
             max_grad_norm,
-            parallel: training.parallel,
+            execution: plan.execution,
         },
         optimizer,
     };

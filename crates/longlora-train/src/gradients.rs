@@ -1,8 +1,9 @@
 //! Loss and gradients in the memory of one block.
 //!
-//! Forward, no graph is built: only the input of each block is kept. The head and its loss run in chunks and hand back
-//! the gradient by the hidden states. Backward, blocks are walked from last to first; each is run once more from its
-//! kept input, this time under autodiff, and its graph is gone before the next one's is built. The result equals plain
+//! Forward, most blocks build no graph: only their inputs are kept. The head and its loss run in chunks and hand back
+//! the gradient by the hidden states. Backward, blocks are walked from last to first; each of those is run once
+//! more from its kept input, this time under autodiff, and its graph is gone before the next one's is built. As many of the
+//! last blocks as the memory has room for keep their graphs from the forward instead. The result equals plain
 //! autodiff over the whole model, [`crate::reference::gradients`].
 
 use burn::module::Module;
@@ -14,18 +15,19 @@ use longlora_llama::{Llama, Pass, loss_and_gradient};
 use rayon::prelude::*;
 
 use crate::batch::{StepBatch, layout};
+use crate::execution::Execution;
 use crate::step_output::StepOutput;
 
 /// The gradient of the mean loss over all targets of all micro-batches.
 ///
 /// `llama` is on an autodiff device; parameters that do not require gradients get none. So many micro-batches as
-/// `parallel` says run side by side, each in memory of its own; their gradients are added up in order, so that the
+/// `execution` says run side by side, each in memory of its own; their gradients are added up in order, so that the
 /// result does not depend on the number of threads.
 pub(crate) fn gradients(
     llama: &Llama,
     pattern: AttentionPattern,
     batch: &StepBatch,
-    parallel: usize,
+    execution: Execution,
 ) -> (GradientsParams, StepOutput) {
     let targets = batch.num_targets();
     let plain = llama.valid();
@@ -33,7 +35,7 @@ pub(crate) fn gradients(
     let mut nll_sum = 0.0;
     let seeded: Vec<(u64, &TokenBatch)> =
         (batch.dropout_seed..).zip(&batch.micro_batches).collect();
-    for side_by_side in seeded.chunks(parallel) {
+    for side_by_side in seeded.chunks(execution.parallel) {
         let results: Vec<(GradientsParams, f64)> = side_by_side
             .par_iter()
             .map(|&(seed, micro_batch)| {
@@ -45,6 +47,7 @@ pub(crate) fn gradients(
                     llama: &llama,
                     plain: &plain,
                     scale: 1.0 / targets as f64,
+                    kept_blocks: execution.kept_blocks,
                     sum: GradientsAccumulator::new(),
                 };
                 let nll = backward.micro_batch(pattern, micro_batch, seed);
@@ -59,12 +62,34 @@ pub(crate) fn gradients(
     (sum.grads(), StepOutput { nll_sum, targets })
 }
 
+/// The same forward on both devices.
+struct Passes {
+    plain: Pass,
+    tracked: Pass,
+}
+
+/// What the forward leaves of a block.
+enum Kept {
+    /// Its input, from which it is run again.
+    Input(Tensor<3>),
+    /// Everything.
+    Graph(Graph),
+}
+
+/// A block that was run under autodiff.
+struct Graph {
+    input: Tensor<3>,
+    output: Tensor<3>,
+}
+
 /// One micro-batch on its way back.
 struct Backward<'a> {
     llama: &'a Llama,
     /// The same weights off the autodiff device: handles, not copies.
     plain: &'a Llama,
     scale: f64,
+    /// Blocks, from the last, that keep their graphs.
+    kept_blocks: usize,
     sum: GradientsAccumulator<Llama>,
 }
 
@@ -75,26 +100,46 @@ impl Backward<'_> {
         let pass = |llama: &Llama| llama.pass(pattern, &layout).with_dropout(seed);
         let ids = batch.inputs(&self.plain.device());
 
-        let mut inputs = self.block_inputs(&ids, &pass(self.plain));
-        let last = inputs.pop().expect("the last norm has an input");
+        let passes = Passes { plain: pass(self.plain), tracked: pass(self.llama) };
+        let (blocks, last) = self.forward(&ids, &passes);
         let (nll_sum, mut upstream, d_head) = self.head(last, batch.target_ids());
-
-        let pass = pass(self.llama);
-        for (layer, input) in inputs.into_iter().enumerate().rev() {
-            upstream = self.block(layer, input, upstream, &pass);
+        for (layer, block) in blocks.into_iter().enumerate().rev() {
+            let Graph { input, output } = match block {
+                Kept::Graph(graph) => graph,
+                Kept::Input(input) => self.graph(layer, input, &passes),
+            };
+            upstream = self.pull_back(input, output, upstream);
         }
         self.embeddings(ids, upstream, d_head);
         nll_sum
     }
 
-    /// Runs all blocks forward; the inputs of each, and of the last norm.
-    fn block_inputs(&self, ids: &Tensor<2, Int>, pass: &Pass) -> Vec<Tensor<3>> {
-        let mut inputs = vec![self.plain.model.embed_tokens.forward(ids.clone())];
-        for (layer, block) in self.plain.model.layers.iter().enumerate() {
-            let input = inputs[layer].clone();
-            inputs.push(block.forward(input, layer, pass));
+    /// Runs all blocks forward: what is kept of each, and the input of the last norm.
+    fn forward(&self, ids: &Tensor<2, Int>, passes: &Passes) -> (Vec<Kept>, Tensor<3>) {
+        let blocks = &self.plain.model.layers;
+        let first_graph = blocks.len() - self.kept_blocks.min(blocks.len());
+        let mut hidden = self.plain.model.embed_tokens.forward(ids.clone());
+        let mut kept = vec![];
+        for (layer, block) in blocks.iter().enumerate() {
+            if layer < first_graph {
+                let output = block.forward(hidden.clone(), layer, &passes.plain);
+                kept.push(Kept::Input(hidden));
+                hidden = output;
+            } else {
+                let graph = self.graph(layer, hidden, passes);
+                hidden = graph.output.clone().without_autodiff();
+                kept.push(Kept::Graph(graph));
+            }
         }
-        inputs
+        (kept, hidden)
+    }
+
+    /// Runs one block under autodiff.
+    fn graph(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> Graph {
+        let input = input.autodiff().require_grad();
+        let block = &self.llama.model.layers[layer];
+        let output = block.forward(input.clone(), layer, &passes.tracked);
+        Graph { input, output }
     }
 
     /// Last norm, head and loss: `(nll_sum, gradient by input, gradient by the head's matrix if it is trained)`.
@@ -110,22 +155,11 @@ impl Backward<'_> {
             head_is_trained(self.llama),
         );
         let d_hidden = loss.d_hidden.reshape([batch, seq, width]);
-        let mut grads = pull_back(hidden, d_hidden);
-        let d_input = take(&input, &mut grads);
-        self.add(grads);
-        (loss.nll_sum, d_input, loss.d_head)
+        (loss.nll_sum, self.pull_back(input, hidden, d_hidden), loss.d_head)
     }
 
-    /// Runs one block under autodiff; the gradient by its input.
-    fn block(
-        &mut self,
-        layer: usize,
-        input: Tensor<3>,
-        upstream: Tensor<3>,
-        pass: &Pass,
-    ) -> Tensor<3> {
-        let input = input.autodiff().require_grad();
-        let output = self.llama.model.layers[layer].forward(input.clone(), layer, pass);
+    /// Walks one graph back; the gradient by its input.
+    fn pull_back(&mut self, input: Tensor<3>, output: Tensor<3>, upstream: Tensor<3>) -> Tensor<3> {
         let mut grads = pull_back(output, upstream);
         let d_input = take(&input, &mut grads);
         self.add(grads);

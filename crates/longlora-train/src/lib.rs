@@ -10,6 +10,8 @@
 //! learner can drive it, too.
 
 mod error;
+mod event;
+mod execution;
 mod config;
 mod batch;
 mod step_output;
@@ -36,6 +38,8 @@ pub use config::{
     WindowOrder,
 };
 pub use error::TrainError;
+pub use event::Event;
+pub use execution::{Execution, MemoryPlan};
 pub use finetune::{extended_rope, finetune, held_out_documents, resume};
 pub use memory::peak_memory_bytes;
 pub use optimizer::Optimizer;

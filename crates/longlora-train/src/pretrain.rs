@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use crate::checkpoint::Checkpoint;
 use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
+use crate::event::Event;
+use crate::execution::MemoryPlan;
 use crate::finetune::refuse_other_data;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
-use crate::step_report::StepReport;
 use crate::stop::Stop;
 use crate::trainee::Trainee;
 
@@ -89,7 +90,7 @@ pub fn pretrain(
     model: &Path,
     device: &Device,
     stop: &Stop,
-    report: &mut dyn FnMut(&StepReport),
+    report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     config.training.validate()?;
     let corpus = Corpus::read(&config.data)?;
@@ -113,6 +114,8 @@ pub fn pretrain(
     } else {
         (Checkpoint { step: 0, tokens: 0 }, llama, Optimizer::new(training, 0))
     };
+    let plan = MemoryPlan::new(&llama, &Selection::Base, training, config.context_length);
+    report(Event::Planned(&plan));
     let session = Session {
         run,
         config: training,
@@ -129,7 +132,7 @@ pub fn pretrain(
             llama,
             pattern: AttentionPattern::Full,
             max_grad_norm: (training.max_grad_norm > 0.0).then_some(training.max_grad_norm),
-            parallel: training.parallel,
+            execution: plan.execution,
         },
         optimizer,
     };

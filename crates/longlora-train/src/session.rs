@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::clip::clip_by_global_norm;
 use crate::config::TrainingConfig;
 use crate::error::TrainError;
+use crate::event::Event;
 use crate::memory::peak_memory_bytes;
 use crate::optimizer::Optimizer;
 use crate::run_folder::RunFolder;
@@ -48,13 +49,13 @@ impl Session<'_> {
     pub(crate) fn run(
         mut self,
         stop: &Stop,
-        report: &mut dyn FnMut(&StepReport),
+        report: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome, TrainError> {
         let mut metrics = self.run.metrics_after(self.at.step)?;
         while self.at.step < self.config.steps {
             let step = self.step()?;
             metrics.append(&step)?;
-            report(&step);
+            report(Event::Stepped(&step));
             let every = self.config.save_every;
             let last = self.at.step == self.config.steps;
             let stopping = stop.requested() && !last;

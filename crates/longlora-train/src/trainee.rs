@@ -9,6 +9,7 @@ use longlora_llama::Llama;
 
 use crate::batch::{StepBatch, layout};
 use crate::clip::clip_by_global_norm;
+use crate::execution::Execution;
 use crate::gradients::gradients;
 use crate::step_output::StepOutput;
 
@@ -23,9 +24,9 @@ pub struct Trainee {
     /// Largest norm of the whole gradient; `None` does not clip.
     #[module(skip)]
     pub max_grad_norm: Option<f64>,
-    /// Micro-batches that run side by side.
+    /// How much of it is kept in memory, and how much runs side by side.
     #[module(skip)]
-    pub parallel: usize,
+    pub execution: Execution,
 }
 
 impl TrainStep for Trainee {
@@ -34,7 +35,7 @@ impl TrainStep for Trainee {
 
     /// The gradient of the mean loss per target; accumulation happens inside, over micro-batches of any size.
     fn step(&self, batch: StepBatch) -> TrainOutput<StepOutput> {
-        let (grads, item) = gradients(&self.llama, self.pattern, &batch, self.parallel);
+        let (grads, item) = gradients(&self.llama, self.pattern, &batch, self.execution);
         TrainOutput { grads, item }
     }
 

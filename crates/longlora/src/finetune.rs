@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use longlora_adapters::{
     AdapterConfig, LoraConfig, RopeGranularity, RopeKind, RopeOffsetConfig, TargetModule,
 };
 use longlora_llama::{LlamaConfig, Selection, Trainable, count_trainable};
 use longlora_train::{
-    FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents, resume,
+    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents,
+    resume,
 };
 
 use crate::comparison::{Comparison, default_lengths};
@@ -142,6 +144,9 @@ struct TrainingArgs {
     /// Micro-batches that run side by side, each in memory of its own
     #[arg(long, value_name = "COUNT")]
     parallel: Option<usize>,
+    /// Memory that a step may take; the more, the less is computed twice [default: most of what is free]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
     /// Decoupled weight decay
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
@@ -279,7 +284,7 @@ impl Finetune {
     fn train(&self, config: &FinetuneConfig, run: &RunFolder, device: &Device) -> Result<Outcome> {
         let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
-        let mut report = |step: &_| progress.step(step);
+        let mut report = |event: Event<'_>| progress.event(event);
         let outcome = match self.resume {
             Some(_) => resume(run, device, &stop, &mut report)?,
             None => finetune(config, run, device, &stop, &mut report)?,
@@ -409,6 +414,7 @@ impl TrainingArgs {
         training.batch_size = self.batch_size.unwrap_or(training.batch_size);
         training.accumulation = self.accumulation.unwrap_or(training.accumulation);
         training.parallel = self.parallel.unwrap_or(training.parallel);
+        training.memory = self.memory.or(training.memory);
         training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
         training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
         training.save_every = self.save_every.unwrap_or(training.save_every);

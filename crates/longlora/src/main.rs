@@ -22,6 +22,7 @@ mod fetch;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use longlora_kernels::keep_freed_memory;
 
 /// Extends the context window of a LLaMA on its owner's own documents, by LongLoRA: shifted sparse attention in
 /// training, full attention after it, LoRA with norms and embeddings, learnable RoPE offsets.
@@ -52,6 +53,7 @@ enum Eval {
 }
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use longlora_train::{Outcome, PretrainConfig, RunFolder, pretrain};
+use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceKind;
 use crate::progress::{Progress, stop_on_ctrl_c};
@@ -45,7 +45,7 @@ impl Pretrain {
         };
         let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
-        let mut report = |step: &_| progress.step(step);
+        let mut report = |event: Event<'_>| progress.event(event);
         let outcome = pretrain(&config, &run, &self.out, &self.device.open(), &stop, &mut report)?;
         progress.finish();
         match outcome {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use longlora_train::{StepReport, Stop};
+use longlora_train::{Event, StepReport, Stop};
 
 use crate::say;
 
@@ -30,8 +30,23 @@ impl Progress {
         Self { bar, started: Instant::now(), last_line: Instant::now(), first_step: None }
     }
 
+    /// What a run has to tell.
+    pub(crate) fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Planned(plan) => {
+                say(&plan.to_string());
+                if !plan.fits() {
+                    say(
+                        "this may be more than there is; a shorter context or a smaller batch takes less",
+                    );
+                }
+            }
+            Event::Stepped(step) => self.step(step),
+        }
+    }
+
     /// After an optimizer step.
-    pub(crate) fn step(&mut self, report: &StepReport) {
+    fn step(&mut self, report: &StepReport) {
         let first = *self.first_step.get_or_insert(report.step);
         let taken = report.step + 1 - first;
         let each = self.started.elapsed().as_secs_f64() / taken as f64;

@@ -1,5 +1,9 @@
 //! The CPU: rows in chunks on all cores, SIMD chosen at run time.
 
+mod cross_entropy;
+mod linear;
+mod matrix;
+mod narrow;
 mod rms_norm;
 mod rotate;
 mod swiglu;
@@ -10,7 +14,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
-use crate::backend::{RowBackend, RowGradient};
+use crate::backend::{HeadBackend, RowBackend, RowGradient};
+use crate::linear::Updated;
+
+use cross_entropy::Problem;
+use linear::UpdateGradient;
 
 /// Numbers that one task computes: enough to be worth a task, few enough to stay in cache.
 const CHUNK: usize = 1 << 15;
@@ -32,6 +40,26 @@ impl RowBackend for Flex {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         let (shape, gate, up) = (gate.shape(), gate.to_contiguous(), up.to_contiguous());
         tensor(swiglu::forward(floats(&gate), floats(&up)), shape)
+    }
+
+    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, shape) = (x.to_contiguous(), Shape::new([x.shape()[0], weight.shape()[1]]));
+        tensor(linear::forward(floats(&x), &weight), shape)
+    }
+
+    fn project_with_update(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [x, a, b] = [x, a, b].map(|tensor| tensor.to_contiguous());
+        let rows = x.shape()[0];
+        let update = linear::update(&a, &b, scale);
+        let (out, low) = linear::forward_with_update(floats(&x), &weight, &update);
+        let [rank, d_output] = b.shape().dims();
+        (tensor(out, Shape::new([rows, d_output])), tensor(low, Shape::new([rows, rank])))
     }
 }
 
@@ -76,6 +104,81 @@ impl RowGradient for Flex {
         let (d_gate, d_up) = swiglu::backward(floats(&gate), floats(&up), floats(&d_out));
         [tensor(d_gate, shape.clone()), tensor(d_up, shape)]
     }
+
+    fn project_input_backward(
+        d_out: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let d_out = d_out.to_contiguous();
+        let shape = Shape::new([d_out.shape()[0], weight.shape()[0]]);
+        tensor(linear::d_input(floats(&d_out), &weight), shape)
+    }
+
+    fn project_weight_backward(
+        x: FloatTensor<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [x, d_out] = [x, d_out].map(|tensor| tensor.to_contiguous());
+        let shape = [x.shape()[1], d_out.shape()[1]];
+        tensor(linear::d_weight(floats(&x), floats(&d_out), shape), Shape::new(shape))
+    }
+
+    fn project_with_update_backward(
+        updated: Updated<Self>,
+        d_out: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        let Updated { x, weight, a, b, scale, low } = updated;
+        let [x, a, b, low, d_out] = [x, a, b, low, d_out].map(|tensor| tensor.to_contiguous());
+        let update = linear::update(&a, &b, scale);
+        let gradient = linear::backward_with_update(
+            floats(&x),
+            floats(&low),
+            floats(&d_out),
+            &weight,
+            &update,
+        );
+        let UpdateGradient { dx, da, db } = gradient;
+        [tensor(dx, x.shape()), tensor(da, a.shape()), tensor(db, b.shape())]
+    }
+}
+
+impl HeadBackend for Flex {
+    fn nll(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+    ) -> FloatTensor<Self> {
+        let hidden = hidden.to_contiguous();
+        let problem = Problem { hidden: floats(&hidden), head: &head, targets: &targets };
+        tensor(cross_entropy::nll(&problem), Shape::new([targets.len()]))
+    }
+
+    fn nll_gradient(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let hidden = hidden.to_contiguous();
+        let problem = Problem { hidden: floats(&hidden), head: &head, targets: &targets };
+        let gradient = cross_entropy::gradient(&problem, scale as f32);
+        let nll = tensor(gradient.nll, Shape::new([targets.len()]));
+        (nll, tensor(gradient.d_hidden, hidden.shape()))
+    }
+
+    fn nll_gradient_with_head(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Vec<i64>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let hidden = hidden.to_contiguous();
+        let problem = Problem { hidden: floats(&hidden), head: &head, targets: &targets };
+        let gradient = cross_entropy::gradient_with_head(&problem, scale as f32);
+        let nll = tensor(gradient.nll, Shape::new([targets.len()]));
+        let (d_hidden, d_head) = (gradient.d_hidden, gradient.d_head);
+        (nll, tensor(d_hidden, hidden.shape()), tensor(d_head, head.shape()))
+    }
 }
 
 impl<B: RowGradient, C: CheckpointStrategy> RowBackend for Autodiff<B, C> {
@@ -93,6 +196,20 @@ impl<B: RowGradient, C: CheckpointStrategy> RowBackend for Autodiff<B, C> {
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         crate::swiglu::tracked::<B, C>(gate, up)
+    }
+
+    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        crate::linear::tracked::<B, C>(x, weight)
+    }
+
+    fn project_with_update(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        crate::linear::tracked_with_update::<B, C>(x, weight, a, b, scale)
     }
 }
 

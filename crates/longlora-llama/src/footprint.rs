@@ -1,0 +1,129 @@
+//! What a training step holds in memory, predicted from the model's sizes.
+
+use longlora_adapters::LoraLinear;
+
+use crate::attention::SelfAttention;
+use crate::llama::Llama;
+use crate::mlp::{FeedForward, Mlp};
+use crate::parameters::Selection;
+use crate::trainable::count_trainable;
+
+const F32: usize = size_of::<f32>();
+
+/// Bytes of a training step, by what they grow with.
+///
+/// A block keeps what its operations read again in their backwards: the input of a norm, the rotated queries and keys,
+/// the output of attention, gate and up of the MLP, and the input of every layer with something to train. A frozen layer
+/// keeps nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// The weights.
+    pub weights: u64,
+    /// Gradients and AdamW's two moments of what is trained.
+    pub state: u64,
+    /// Per token of the micro-batches that run side by side: the input of every block, and gradients on their way.
+    pub per_token: u64,
+    /// Per token and block that keeps its activations.
+    pub per_token_of_block: u64,
+    /// The logits of one chunk.
+    pub logits: u64,
+}
+
+impl Footprint {
+    /// Predicts it; weights that were never read are counted without being drawn.
+    pub fn of(llama: &Llama, selection: &Selection) -> Self {
+        let trainable = count_trainable(llama, selection);
+        let all = matches!(selection, Selection::Base);
+        let hidden = llama.config.hidden_size;
+        let shared_offset = llama.model.rope_offset.is_some();
+        let of_block = llama.model.layers.iter().map(|block| {
+            // The inputs of both norms; that of the first is the block's, and counted with those.
+            let sizes = Sizes { hidden, shared_offset, all };
+            hidden + sizes.attention(&block.self_attn) + sizes.feed_forward(&block.mlp)
+        });
+        let widest = llama.model.layers.iter().map(|block| passing(&block.mlp)).max().unwrap_or(0);
+        let inputs = (llama.model.layers.len() + 1) * hidden;
+        let bytes = |floats: usize| (floats * F32) as u64;
+        Self {
+            weights: bytes(trainable.total() + trainable.frozen),
+            state: bytes(3 * trainable.total()),
+            per_token: bytes(inputs + 6 * hidden + widest),
+            per_token_of_block: bytes(of_block.max().unwrap_or(0)),
+            logits: bytes(longlora_kernels::LOGITS_AT_ONCE),
+        }
+    }
+}
+
+/// What the layers of a block have in common.
+struct Sizes {
+    hidden: usize,
+    /// Whether the rotation is trained for all layers together.
+    shared_offset: bool,
+    /// Whether every weight is trained.
+    all: bool,
+}
+
+impl Sizes {
+    /// Floats per token that attention keeps.
+    fn attention(&self, attention: &SelfAttention) -> usize {
+        let SelfAttention { q_proj, k_proj, v_proj, o_proj, rope_offset, .. } = attention;
+        let [queries, keys] = [q_proj, k_proj].map(d_output);
+        let input = self.input(&[q_proj, k_proj, v_proj], self.hidden);
+        let joined = self.input(&[o_proj], queries);
+        let of_layers: usize = [q_proj, k_proj, v_proj, o_proj].map(own).iter().sum();
+        // q, k, v and the output; q and k before their norm, and before a rotation that is trained.
+        let mut copies = 2 * queries + 2 * keys;
+        copies += if attention.q_norm.is_some() { queries + keys } else { 0 };
+        let trained = rope_offset.is_some() || self.shared_offset;
+        copies += if trained { queries + keys } else { 0 };
+        input + joined + of_layers + copies + queries / attention.head_dim
+    }
+
+    /// Floats per token that an MLP, or a mixture of them, keeps.
+    fn feed_forward(&self, mlp: &FeedForward) -> usize {
+        match mlp {
+            FeedForward::Dense(mlp) => self.dense(mlp),
+            FeedForward::Experts(experts) => {
+                let of_each = experts.experts.iter().map(|mlp| 2 * self.hidden + self.dense(mlp));
+                self.hidden + experts.per_token * of_each.max().unwrap_or(0)
+            }
+        }
+    }
+
+    fn dense(&self, Mlp { gate_proj, up_proj, down_proj }: &Mlp) -> usize {
+        let width = d_output(gate_proj);
+        let inputs =
+            self.input(&[gate_proj, up_proj], self.hidden) + self.input(&[down_proj], width);
+        inputs + 2 * width + [gate_proj, up_proj, down_proj].map(own).iter().sum::<usize>()
+    }
+
+    /// The input that some layers share, if the gradient of something trained in one of them needs it.
+    fn input(&self, layers: &[&LoraLinear], width: usize) -> usize {
+        let read_again = self.all || layers.iter().any(|layer| layer.update.is_some());
+        if read_again { width } else { 0 }
+    }
+}
+
+/// Floats per token of gradients inside an MLP, which are the widest.
+fn passing(mlp: &FeedForward) -> usize {
+    match mlp {
+        FeedForward::Dense(mlp) => 4 * d_output(&mlp.gate_proj),
+        FeedForward::Experts(experts) => {
+            let widest = experts.experts.iter().map(|mlp| 4 * d_output(&mlp.gate_proj)).max();
+            experts.per_token * widest.unwrap_or(0)
+        }
+    }
+}
+
+fn d_output(layer: &LoraLinear) -> usize {
+    layer.base.weight.lazy_shape()[1]
+}
+
+/// What a layer keeps beside its input: the low-rank product; the dropped input; with DoRA, its outputs.
+fn own(layer: &LoraLinear) -> usize {
+    let [d_input, d_output] = layer.base.weight.lazy_shape().dims();
+    let Some(update) = &layer.update else { return 0 };
+    let dropped = if update.dropout > 0.0 { d_input } else { 0 };
+    let decomposed = if update.magnitude.is_some() { 2 * d_output } else { 0 };
+    update.lora_b.lazy_shape()[0] + dropped + decomposed
+}

@@ -1,0 +1,99 @@
+//! How a step is executed: what changes its time and its memory, and not its result.
+
+use std::fmt;
+
+use bytesize::ByteSize;
+use longlora_llama::{Footprint, Llama, Selection};
+use sysinfo::System;
+
+use crate::config::TrainingConfig;
+
+/// Largest share of the memory that is free at the start which a run takes unasked.
+const DEFAULT_SHARE: f64 = 0.8;
+/// What the program itself takes, its tokens and its tables.
+const PROGRAM: u64 = 64 << 20;
+
+/// How the micro-batches of a step are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// Micro-batches that run side by side.
+    pub parallel: usize,
+    /// Blocks, from the last, that keep their activations for the backward; the others are run again from their inputs.
+    pub kept_blocks: usize,
+}
+
+impl Execution {
+    /// One micro-batch at a time in the least memory: every block is run twice.
+    pub const SMALLEST: Self = Self { parallel: 1, kept_blocks: 0 };
+}
+
+/// How many blocks keep their activations within a budget, and what that takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// What may be taken.
+    pub budget: ByteSize,
+    /// What will be taken at the peak, as predicted.
+    pub predicted: ByteSize,
+    /// Blocks of the model.
+    pub blocks: usize,
+    /// How steps are to be run.
+    pub execution: Execution,
+}
+
+impl MemoryPlan {
+    /// As many blocks as fit into `budget`, or into most of the memory that is free; none, if not even the rest fits.
+    ///
+    /// `length` is that of a window.
+    pub fn new(
+        llama: &Llama,
+        selection: &Selection,
+        training: &TrainingConfig,
+        length: usize,
+    ) -> Self {
+        let Footprint { weights, state, per_token, per_token_of_block, logits } =
+            Footprint::of(llama, selection);
+        let parallel = training.parallel.min(training.accumulation);
+        let side_by_side = (length * training.batch_size * parallel) as u64;
+        let fixed = PROGRAM + weights + state + logits + side_by_side * per_token;
+        let block = (side_by_side * per_token_of_block).max(1);
+        // The weights are there already.
+        let share_of_free = || ((free_memory() + weights) as f64 * DEFAULT_SHARE) as u64;
+        let budget = training.memory.unwrap_or_else(|| ByteSize(share_of_free()));
+        let blocks = llama.model.layers.len();
+        let kept = (budget.as_u64().saturating_sub(fixed) / block).min(blocks as u64) as usize;
+        // One block that is run again takes the place of one that is kept.
+        let at_once = kept.max(1) as u64;
+        Self {
+            budget,
+            predicted: ByteSize(fixed + at_once * block),
+            blocks,
+            execution: Execution { parallel, kept_blocks: kept },
+        }
+    }
+
+    /// Whether the prediction is within the budget.
+    pub fn fits(&self) -> bool {
+        self.predicted <= self.budget
+    }
+}
+
+/// A sentence for the user.
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { budget, predicted, blocks, execution: Execution { kept_blocks, .. } } = self;
+        write!(f, "memory: about {predicted:.1} of {budget:.1}; ")?;
+        match kept_blocks {
+            0 => write!(f, "all {blocks} blocks are run again in the backward"),
+            kept if kept == blocks => write!(f, "nothing is run again in the backward"),
+            kept => write!(f, "{} of {blocks} blocks are run again in the backward", blocks - kept),
+        }
+    }
+}
+
+/// Memory that is free now, in bytes, within the limits of a container.
+fn free_memory() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    let in_container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(in_container)
+}
