@@ -10,8 +10,12 @@ const LANES: usize = 16;
 pub fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
+    /// 1.5 · 2²³: floats of this size are whole numbers, so adding it rounds, and leaves `n` in the lowest bits. A
+    /// conversion to an integer would saturate, which compilers do one number at a time.
+    const ROUNDING: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUNDING);
+    let n = rounded - ROUNDING;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let p = 1.987_569_2e-4_f32;
     let p = p.mul_add(r, 1.398_2e-3);
@@ -20,8 +24,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_5e-1);
     let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r * r, r + 1.0);
-    // `n` is between -126 and 127 after the clamp, so the exponent field does not overflow.
-    let two_to_n = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // `n` is between -126 and 127 after the clamp, so the exponent field does not overflow; the shift drops all other bits.
+    let two_to_n = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     p * two_to_n
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Left, Right, multiply_add};
+use super::gemm::{Right, Rows, multiply_add};
 use super::problem::{Keys, Problem, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum, max};
 
@@ -150,7 +150,8 @@ impl WithSimd for &Part<'_> {
         let mut out = vec![0.0; rows * width];
         let values = self.v.at(self.row, self.kv_head, &self.keys);
         for tile in tiles(0..columns, TILE) {
-            let weights = Left::rows(&scores[tile.start..], rows, tile.len(), columns);
+            let weights =
+                Rows { data: &scores[tile.start..], rows, depth: tile.len(), stride: columns };
             let data = &values[tile.start * width..tile.end * width];
             multiply_add(
                 simd,

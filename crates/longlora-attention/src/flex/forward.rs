@@ -5,11 +5,11 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Left, Right, multiply_add, transpose};
+use super::gemm::{Columns, Right, Rows, multiply, multiply_add, transpose};
 use super::problem::{Keys, Piece, Problem, tiles};
-use longlora_kernels::rows::{exp_and_sum, max};
+use longlora_kernels::rows::exp;
 
-/// Queries and keys per tile: scores, a transposed key tile and a value tile share the first-level cache.
+/// Queries and keys per tile: scores, transposed queries, and a tile of keys or values share the first-level cache.
 const TILE: usize = 64;
 
 /// `(out, lse)` in the layout of [`Problem::q_shape`] and [`Problem::lse_shape`].
@@ -57,49 +57,173 @@ impl WithSimd for QueryTile<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let Self { problem, piece, queries, q, k, v } = self;
         let (width, rows) = (problem.head_dim, queries.len());
-        let q: Vec<f32> = q[problem.query_range(piece, &queries)]
-            .iter()
-            .map(|x| x * problem.softmax_scale)
-            .collect();
-        let mut out = vec![0.0; rows * width];
-        let mut row_max = vec![f32::NEG_INFINITY; rows];
-        let mut row_sum = vec![0.0; rows];
-        let mut scores = vec![0.0; rows * TILE];
-        let mut k_transposed = vec![0.0; width * TILE];
-
+        let kv_head = piece.head / problem.queries_per_kv();
+        let mut softmax = Softmax::new(problem, &q[problem.query_range(piece, &queries)], rows);
         let first_key = problem.segments.first_visible(queries.start, piece.span.start);
         for keys in tiles(first_key..queries.end, TILE) {
-            let kv_head = piece.head / problem.queries_per_kv();
-            let columns = keys.len();
-            transpose(k.at(piece.row, kv_head, &keys), width, &mut k_transposed, TILE);
-            scores.fill(0.0);
-            let right = Right { data: &k_transposed, columns, stride: TILE };
-            multiply_add(simd, &mut scores, TILE, Left::rows(&q, rows, width, width), right);
-
-            for (i, query) in queries.clone().enumerate() {
-                let row = &mut scores[i * TILE..i * TILE + columns];
-                let visible = problem.visible(piece, query, &keys);
-                row[..visible.start].fill(0.0);
-                row[visible.end..].fill(0.0);
-                let row = &mut row[visible];
-                if row.is_empty() {
-                    continue;
-                }
-                let new_max = row_max[i].max(max(row));
-                let shrink = (row_max[i] - new_max).exp();
-                row_sum[i] = row_sum[i] * shrink + exp_and_sum(row, new_max);
-                row_max[i] = new_max;
-                out[i * width..(i + 1) * width].iter_mut().for_each(|x| *x *= shrink);
+            softmax.scores(simd, k.at(piece.row, kv_head, &keys), keys.len());
+            let edge = problem.has_hidden(piece, &queries, &keys);
+            if edge {
+                softmax.hide(problem, piece, [&queries, &keys], f32::NEG_INFINITY);
             }
-            let weights = Left::rows(&scores, rows, columns, TILE);
-            let values = v.at(piece.row, kv_head, &keys);
-            let values = Right { data: values, columns: width, stride: width };
-            multiply_add(simd, &mut out, width, weights, values);
+            softmax.raise_maxima(keys.len());
+            softmax.exponentiate(keys.len());
+            if edge {
+                softmax.hide(problem, piece, [&queries, &keys], 0.0);
+            }
+            softmax.add(simd, v.at(piece.row, kv_head, &keys), keys.len());
         }
-        for (out, sum) in out.chunks_exact_mut(width).zip(&row_sum) {
-            out.iter_mut().for_each(|x| *x /= sum);
-        }
-        let lse = row_max.iter().zip(&row_sum).map(|(max, sum)| max + sum.ln()).collect();
-        (out, lse)
+        softmax.finish(width)
     }
+}
+
+/// The running softmax of a tile of queries. Scores lie by keys, so that what belongs to one query is one lane of SIMD.
+struct Softmax {
+    /// Queries with the softmax scale, transposed: `[head_dim, TILE]`
+    q: Vec<f32>,
+    /// `[keys, TILE]`: scores, then their exponentials relative to `max`.
+    scores: Vec<f32>,
+    /// `[queries, head_dim]`, relative to `max`.
+    out: Vec<f32>,
+    /// The largest score of each query so far.
+    max: [f32; TILE],
+    /// `Σ exp(score - max)`
+    sum: [f32; TILE],
+    /// `exp(old maximum - new maximum)`
+    shrink: [f32; TILE],
+    width: usize,
+    rows: usize,
+}
+
+impl Softmax {
+    #[inline(always)]
+    fn new(problem: &Problem<'_>, queries: &[f32], rows: usize) -> Self {
+        let width = problem.head_dim;
+        let mut q = vec![0.0; width * TILE];
+        transpose(queries, width, &mut q, TILE);
+        for entry in &mut q {
+            *entry *= problem.softmax_scale;
+        }
+        Self {
+            q,
+            scores: vec![0.0; TILE * TILE],
+            out: vec![0.0; rows * width],
+            max: [f32::NEG_INFINITY; TILE],
+            sum: [0.0; TILE],
+            shrink: [0.0; TILE],
+            width,
+            rows,
+        }
+    }
+
+    /// `k·qᵀ`
+    #[inline(always)]
+    fn scores<S: Simd>(&mut self, simd: S, k: &[f32], columns: usize) {
+        let left = Rows { data: k, rows: columns, depth: self.width, stride: self.width };
+        let right = Right { data: &self.q, columns: TILE, stride: TILE };
+        multiply(simd, &mut self.scores, TILE, left, right);
+    }
+
+    /// Puts `value` where a query does not see a key.
+    #[inline(always)]
+    fn hide(
+        &mut self,
+        problem: &Problem<'_>,
+        piece: &Piece,
+        [queries, keys]: [&Range<usize>; 2],
+        value: f32,
+    ) {
+        for (key, row) in keys.clone().zip(self.scores.chunks_exact_mut(TILE)) {
+            let seeing = problem.seeing(piece, key, queries);
+            row[..seeing.start].fill(value);
+            row[seeing.end..].fill(value);
+        }
+    }
+
+    /// Takes the new scores into the maxima, lane by lane.
+    #[inline(always)]
+    fn raise_maxima(&mut self, columns: usize) {
+        let scores = &self.scores.as_chunks::<TILE>().0[..columns];
+        for (lane, (max, shrink)) in lanes(&mut self.max).zip(lanes(&mut self.shrink)).enumerate() {
+            let before = *max;
+            let mut largest = before;
+            for row in scores {
+                for (largest, &score) in largest.iter_mut().zip(&row.as_chunks::<LANES>().0[lane]) {
+                    *largest = if *largest > score { *largest } else { score };
+                }
+            }
+            *max = largest;
+            for ((shrink, &before), &after) in shrink.iter_mut().zip(&before).zip(&largest) {
+                *shrink = exp(before - finite(after));
+            }
+        }
+    }
+
+    /// Turns scores into exponentials and adds them up.
+    ///
+    /// A hidden score leaves 1e-38 in a sum of at least 1, which is nothing; of a query that has seen no key yet, the next
+    /// maximum makes it zero.
+    #[inline(always)]
+    fn exponentiate(&mut self, columns: usize) {
+        let scores = &mut self.scores.as_chunks_mut::<TILE>().0[..columns];
+        let sums = lanes(&mut self.sum).zip(lanes(&mut self.max).zip(lanes(&mut self.shrink)));
+        for (lane, (total, (max, shrink))) in sums.enumerate() {
+            let (mut sum, mut shift) = ([0.0; LANES], *max);
+            for shift in &mut shift {
+                *shift = finite(*shift);
+            }
+            for row in &mut *scores {
+                let row = &mut row.as_chunks_mut::<LANES>().0[lane];
+                for ((score, &shift), sum) in row.iter_mut().zip(&shift).zip(&mut sum) {
+                    *score = exp(*score - shift);
+                    *sum += *score;
+                }
+            }
+            for ((total, &sum), &shrink) in total.iter_mut().zip(&sum).zip(&*shrink) {
+                *total = *total * shrink + sum;
+            }
+        }
+    }
+
+    /// Adds the values of the tile's keys to the output.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, v: &[f32], columns: usize) {
+        // After the first tiles a new maximum is rare.
+        if self.shrink.iter().any(|&shrink| shrink != 1.0) {
+            for (row, &shrink) in self.out.chunks_exact_mut(self.width).zip(&self.shrink) {
+                for entry in row {
+                    *entry *= shrink;
+                }
+            }
+        }
+        let left = Columns { data: &self.scores, rows: self.rows, depth: columns, stride: TILE };
+        let right = Right { data: v, columns: self.width, stride: self.width };
+        multiply_add(simd, &mut self.out, self.width, left, right);
+    }
+
+    /// `(out, lse)`
+    #[inline(always)]
+    fn finish(mut self, width: usize) -> (Vec<f32>, Vec<f32>) {
+        for (row, sum) in self.out.chunks_exact_mut(width).zip(self.sum) {
+            for entry in row {
+                *entry /= sum;
+            }
+        }
+        let lse = self.max.iter().zip(&self.sum).take(self.rows);
+        (self.out, lse.map(|(max, sum)| max + sum.ln()).collect())
+    }
+}
+
+/// Queries whose numbers are held in registers at a time.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn lanes(x: &mut [f32; TILE]) -> std::slice::IterMut<'_, [f32; LANES]> {
+    x.as_chunks_mut::<LANES>().0.iter_mut()
+}
+
+/// A query that has seen no key yet has no maximum; any number serves.
+#[inline(always)]
+fn finite(max: f32) -> f32 {
+    if max == f32::NEG_INFINITY { 0.0 } else { max }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Left, Right, multiply_add, transpose};
+use super::gemm::{Columns, Right, Rows, multiply, multiply_add, transpose};
 use super::problem::{Piece, Problem, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum};
 
@@ -22,27 +22,31 @@ pub(super) struct Inputs<'a> {
     pub(super) d_out: &'a [f32],
 }
 
+/// Keys that one task takes at least.
+const KEYS: usize = 1024;
+/// Tasks that a span is cut into at most: each has gradients of its queries of its own.
+const PARTS: usize = 8;
+
 /// `(dq, dk, dv)`.
 ///
-/// Each span of each query head is computed apart; those that share a key head are added up in a fixed order, so the
-/// result does not depend on the number of threads.
+/// Each part of the keys of each span of each query head is computed apart; those that share queries or a key head are
+/// added up in a fixed order, so the result does not depend on the number of threads.
 pub(super) fn gradient(
     problem: &Problem<'_>,
     inputs: &Inputs<'_>,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let arch = pulp::Arch::new();
     let pieces = problem.pieces();
-    let results: Vec<PieceGradient> = pieces
-        .par_iter()
-        .map(|piece| arch.dispatch(SpanGradient { problem, piece, inputs }))
-        .collect();
+    let parts: Vec<Part<'_>> =
+        pieces.iter().flat_map(|piece| Part::all(problem, piece, inputs)).collect();
+    let results: Vec<PartGradient> = parts.par_iter().map(|part| arch.dispatch(part)).collect();
 
     let mut dq = vec![0.0; inputs.q.len()];
     let mut dk = vec![0.0; inputs.k.len()];
     let mut dv = vec![0.0; inputs.v.len()];
-    for (piece, result) in pieces.iter().zip(results) {
-        dq[problem.query_range(piece, &piece.span)].copy_from_slice(&result.dq);
-        let range = problem.key_range(piece, &piece.span);
+    for (part, result) in parts.iter().zip(results) {
+        add(&mut dq[problem.query_range(part.piece, &part.queries)], &result.dq);
+        let range = problem.key_range(part.piece, &part.keys);
         add(&mut dk[range.clone()], &result.dk);
         add(&mut dv[range], &result.dv);
     }
@@ -53,74 +57,94 @@ fn add(sum: &mut [f32], terms: &[f32]) {
     sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
 }
 
-struct PieceGradient {
+struct PartGradient {
     dq: Vec<f32>,
     dk: Vec<f32>,
     dv: Vec<f32>,
 }
 
-struct SpanGradient<'a> {
+/// Some keys of a span, and the queries that see one of them.
+struct Part<'a> {
     problem: &'a Problem<'a>,
     piece: &'a Piece,
     inputs: &'a Inputs<'a>,
+    keys: Range<usize>,
+    queries: Range<usize>,
 }
 
-impl WithSimd for SpanGradient<'_> {
-    type Output = PieceGradient;
+impl<'a> Part<'a> {
+    fn all(
+        problem: &'a Problem<'a>,
+        piece: &'a Piece,
+        inputs: &'a Inputs<'a>,
+    ) -> impl Iterator<Item = Self> {
+        let span = piece.span.clone();
+        let size = span.len().div_ceil(PARTS).max(KEYS).next_multiple_of(TILE);
+        tiles(span, size).map(move |keys| {
+            let queries = keys.start..problem.last_seeing(piece, &keys);
+            Self { problem, piece, inputs, keys, queries }
+        })
+    }
+}
+
+impl WithSimd for &Part<'_> {
+    type Output = PartGradient;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> PieceGradient {
-        let Self { problem, piece, inputs } = self;
+    fn with_simd<S: Simd>(self, simd: S) -> PartGradient {
+        let Part { problem, piece, inputs, .. } = self;
         let width = problem.head_dim;
-        let span = piece.span.clone();
-        let queries_at = problem.query_range(piece, &span);
-        let q: Vec<f32> =
-            inputs.q[queries_at.clone()].iter().map(|x| x * problem.softmax_scale).collect();
+        let queries_at = problem.query_range(piece, &self.queries);
+        let mut q = inputs.q[queries_at.clone()].to_vec();
+        for entry in &mut q {
+            *entry *= problem.softmax_scale;
+        }
         let d_out = &inputs.d_out[queries_at.clone()];
-        let delta: Vec<f32> = d_out
-            .chunks_exact(width)
-            .zip(inputs.out[queries_at].chunks_exact(width))
-            .map(|(d_out, out)| dot(d_out, out))
-            .collect();
-        let lse = &inputs.lse[problem.lse_range(piece, &span)];
+        let mut delta = vec![0.0; self.queries.len()];
+        let rows = d_out.chunks_exact(width).zip(inputs.out[queries_at].chunks_exact(width));
+        for (delta, (d_out, out)) in delta.iter_mut().zip(rows) {
+            *delta = dot(d_out, out);
+        }
+        let lse = &inputs.lse[problem.lse_range(piece, &self.queries)];
 
-        let mut gradient = PieceGradient {
-            dq: vec![0.0; span.len() * width],
-            dk: vec![0.0; span.len() * width],
-            dv: vec![0.0; span.len() * width],
+        let mut gradient = PartGradient {
+            dq: vec![0.0; self.queries.len() * width],
+            dk: vec![0.0; self.keys.len() * width],
+            dv: vec![0.0; self.keys.len() * width],
         };
         let mut scratch = Scratch::new(width);
-        for keys in tiles(span.clone(), TILE) {
+        for keys in tiles(self.keys.clone(), TILE) {
             let range = problem.key_range(piece, &keys);
             let (k, v) = (&inputs.k[range.clone()], &inputs.v[range]);
             transpose(k, width, &mut scratch.k_transposed, TILE);
             transpose(v, width, &mut scratch.v_transposed, TILE);
-            let last_query = problem
-                .segments
-                .window
-                .map_or(span.end, |window| span.end.min((keys.end - 1).saturating_add(window)));
-            for queries in tiles(keys.start..last_query, TILE) {
-                let local = queries.start - span.start..queries.end - span.start;
+            let keys_at =
+                (keys.start - self.keys.start) * width..(keys.end - self.keys.start) * width;
+            for queries in tiles(keys.start..problem.last_seeing(piece, &keys), TILE) {
+                let local = queries.start - self.queries.start..queries.end - self.queries.start;
                 let tile = local.start * width..local.end * width;
                 let (rows, columns) = (queries.len(), keys.len());
                 scratch.scores(simd, &q[tile.clone()], rows, columns);
                 scratch.normalise(problem, piece, [&queries, &keys], &lse[local.clone()]);
 
                 let d_out = Right { data: &d_out[tile.clone()], columns: width, stride: width };
-                let keys_at = (keys.start - span.start) * width..(keys.end - span.start) * width;
-                let weights = Left::transposed(&scratch.weights, columns, rows, TILE);
+                let weights =
+                    Columns { data: &scratch.weights, rows: columns, depth: rows, stride: TILE };
                 multiply_add(simd, &mut gradient.dv[keys_at.clone()], width, weights, d_out);
 
                 scratch.d_scores(simd, d_out.data, &delta[local], rows, columns);
-                let d_scores = Left::transposed(&scratch.d_scores, columns, rows, TILE);
+                let data = &scratch.d_scores;
+                let by_key = Columns { data, rows: columns, depth: rows, stride: TILE };
                 let q = Right { data: &q[tile.clone()], columns: width, stride: width };
-                multiply_add(simd, &mut gradient.dk[keys_at], width, d_scores, q);
-                let d_scores = Left::rows(&scratch.d_scores, rows, columns, TILE);
+                multiply_add(simd, &mut gradient.dk[keys_at.clone()], width, by_key, q);
+                let by_query = Rows { data, rows, depth: columns, stride: TILE };
                 let k = Right { data: k, columns: width, stride: width };
-                multiply_add(simd, &mut gradient.dq[tile], width, d_scores, k);
+                multiply_add(simd, &mut gradient.dq[tile], width, by_query, k);
             }
         }
-        gradient.dq.iter_mut().for_each(|x| *x *= problem.softmax_scale);
+        for entry in &mut gradient.dq {
+            *entry *= problem.softmax_scale;
+        }
         gradient
     }
 }
@@ -148,10 +172,9 @@ impl Scratch {
     /// `q·kᵀ`; `q` carries the softmax scale.
     #[inline(always)]
     fn scores<S: Simd>(&mut self, simd: S, q: &[f32], rows: usize, columns: usize) {
-        self.weights.fill(0.0);
         let right = Right { data: &self.k_transposed, columns, stride: TILE };
-        let left = Left::rows(q, rows, self.width, self.width);
-        multiply_add(simd, &mut self.weights, TILE, left, right);
+        let left = Rows { data: q, rows, depth: self.width, stride: self.width };
+        multiply(simd, &mut self.weights, TILE, left, right);
     }
 
     /// Scores to weights: `p = exp(s - lse)`, zero where hidden.
@@ -182,10 +205,9 @@ impl Scratch {
         rows: usize,
         columns: usize,
     ) {
-        self.d_scores.fill(0.0);
         let right = Right { data: &self.v_transposed, columns, stride: TILE };
-        let left = Left::rows(d_out, rows, self.width, self.width);
-        multiply_add(simd, &mut self.d_scores, TILE, left, right);
+        let left = Rows { data: d_out, rows, depth: self.width, stride: self.width };
+        multiply(simd, &mut self.d_scores, TILE, left, right);
         for (i, &delta) in delta.iter().enumerate() {
             let row = i * TILE..i * TILE + columns;
             let weights = &self.weights[row.clone()];

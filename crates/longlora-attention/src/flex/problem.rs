@@ -98,6 +98,36 @@ impl<'a> Problem<'a> {
         let end = (query + 1).clamp(keys.start, keys.end);
         first.min(end) - keys.start..end - keys.start
     }
+
+    /// The queries of a tile that see the key at `key`, counted from the tile's start.
+    pub(super) fn seeing(&self, piece: &Piece, key: usize, queries: &Range<usize>) -> Range<usize> {
+        let first = key.max(piece.span.start).clamp(queries.start, queries.end);
+        let end = self.segments.window.map_or(queries.end, |window| key.saturating_add(window));
+        first - queries.start..end.clamp(first, queries.end) - queries.start
+    }
+
+    /// The position after the last query that sees one of some keys.
+    pub(super) fn last_seeing(&self, piece: &Piece, keys: &Range<usize>) -> usize {
+        let window = self.segments.window;
+        window.map_or(piece.span.end, |window| {
+            piece.span.end.min((keys.end - 1).saturating_add(window))
+        })
+    }
+
+    /// Whether some query of a tile does not see some key of another.
+    pub(super) fn has_hidden(
+        &self,
+        piece: &Piece,
+        queries: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> bool {
+        let (Some(last_query), Some(last_key)) = (queries.clone().last(), keys.clone().last())
+        else {
+            return false;
+        };
+        last_key > queries.start
+            || keys.start < self.segments.first_visible(last_query, piece.span.start)
+    }
 }
 
 /// Keys or values whose positions follow one another within a head, while heads and rows may lie apart: those of a
@@ -160,6 +190,41 @@ mod tests {
         };
         let piece = Piece { row: 0, head: 0, span: 0..200 };
         assert_eq!(problem.visible(&piece, query, &keys), expected);
+    }
+
+    /// `seeing`, `has_hidden` and `last_seeing` are `visible` asked from the other side.
+    #[test]
+    fn keys_are_seen_by_the_queries_that_see_them() {
+        for window in [None, Some(1), Some(70), Some(200)] {
+            let mut segments = Segments::full(&Layout::dense(1, 200));
+            segments.window = window;
+            let problem = Problem {
+                batch: 1,
+                heads: 1,
+                kv_heads: 1,
+                seq: 200,
+                past: 0,
+                head_dim: 8,
+                softmax_scale: 1.0,
+                segments: &segments,
+            };
+            let piece = Piece { row: 0, head: 0, span: 20..190 };
+            for (queries, keys) in [(20..84, 20..84), (84..148, 20..84), (84..90, 70..89)] {
+                let sees = |query: usize, key: usize| {
+                    problem.visible(&piece, query, &keys).contains(&(key - keys.start))
+                };
+                for key in keys.clone() {
+                    let seeing = problem.seeing(&piece, key, &queries);
+                    for query in queries.clone() {
+                        let expected = sees(query, key);
+                        assert_eq!(seeing.contains(&(query - queries.start)), expected);
+                        assert!(!expected || query < problem.last_seeing(&piece, &keys));
+                    }
+                }
+                let all = queries.clone().all(|query| keys.clone().all(|key| sees(query, key)));
+                assert_eq!(problem.has_hidden(&piece, &queries, &keys), !all);
+            }
+        }
     }
 
     #[test]

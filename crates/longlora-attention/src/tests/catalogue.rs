@@ -14,7 +14,8 @@ pub(super) struct Problem {
     layer: usize,
 }
 
-/// Small, odd and unequal sizes; tiles hold 64 tokens in the CPU kernel and 128 in the plain path.
+/// Small, odd and unequal sizes; tiles hold 64 tokens in the CPU kernel, a task of its backward at least
+/// 1,024 keys, and tiles of the plain path 128.
 pub(super) fn catalogue() -> Vec<Problem> {
     use AttentionPattern::Full;
     let dense = Layout::dense;
@@ -52,6 +53,8 @@ pub(super) fn catalogue() -> Vec<Problem> {
         Problem::new("groups of a tile and a bit", half_heads(66), dense(1, 150), [9, 3], 8),
         Problem::new("window over many tiles", window(70), dense(1, 203), [3, 1], 8),
         Problem::new("window within a tile", window(9), dense(1, 131), [4, 2], 80),
+        Problem::new("keys in parts", Full, dense(1, 2100), [2, 1], 3),
+        Problem::new("keys in parts, window", window(1100), dense(1, 2300), [1, 1], 3),
         Problem::new("documents, full, tiles", Full, tile_documents(), [4, 2], 8),
         Problem::new("documents, groups, tiles", half_heads(64), tile_documents(), [9, 3], 3),
         Problem::new("documents, window, tiles", half_heads(140), tile_documents(), [4, 2], 16)
