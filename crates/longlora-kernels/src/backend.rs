@@ -23,6 +23,9 @@ pub(crate) trait RowBackend: Backend {
     /// `x`: `[rows, d_input]`; `weight`: `[d_input, d_output]`, in f32 or bf16
     fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// One number, the root of a backward that begins with `d_output` at `output`.
+    fn begin(output: FloatTensor<Self>, d_output: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// `(out, low)` with `low = scale · x·a`: `[rows, rank]`; `a`: `[d_input, rank]`; `b`: `[rank, d_output]`
     fn project_with_update(
         x: FloatTensor<Self>,

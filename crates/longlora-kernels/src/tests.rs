@@ -5,7 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    linear, linear_with_update, loss_and_gradient, nll, reference, rms_norm, rotate, swiglu,
+    linear, linear_with_update, loss_and_gradient, nll, pull_back, reference, rms_norm, rotate,
+    swiglu,
 };
 
 fn random<const D: usize>(shape: [usize; D], scale: f32, seed: u64) -> Tensor<D> {
@@ -227,4 +228,15 @@ fn head_and_loss_are_those_spelled_out() {
             }
         }
     }
+}
+
+#[test]
+fn a_known_gradient_is_pulled_back_as_through_a_product() {
+    let (x, w) = (random([7, 5], 1.0, 1), random([5, 3], 1.0, 2));
+    let cotangent = frozen([7, 3], 1.0, 3);
+    let y = || x.clone().matmul(w.clone()).square();
+    let ours = pull_back(y(), cotangent.clone().without_autodiff());
+    let theirs = (y() * cotangent).sum().backward();
+    assert_eq!(x.grad(&ours).unwrap().into_data(), x.grad(&theirs).unwrap().into_data());
+    assert_eq!(w.grad(&ours).unwrap().into_data(), w.grad(&theirs).unwrap().into_data());
 }

@@ -3,6 +3,7 @@
 use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
+use crate::block::{Block, TOKENS_PER_TILE};
 use crate::llama::Llama;
 use crate::mlp::{FeedForward, Mlp};
 use crate::parameters::Selection;
@@ -21,36 +22,59 @@ pub struct Footprint {
     pub weights: u64,
     /// Gradients and AdamW's two moments of what is trained.
     pub state: u64,
-    /// Per token of the micro-batches that run side by side: the input of every block, and gradients on their way.
-    pub per_token: u64,
-    /// Per token and block that keeps its activations.
-    pub per_token_of_block: u64,
     /// The logits of one chunk.
     pub logits: u64,
+    /// Blocks.
+    pub blocks: usize,
+    /// Per token: the input of every block, and gradients on their way.
+    pub per_token: u64,
+    /// Per token that one block keeps of its attention.
+    pub of_attention: u64,
+    /// Per token that one block keeps of its MLP.
+    pub of_mlp: u64,
+    /// Per token of gradients inside an MLP.
+    pub inside_mlp: u64,
 }
 
 impl Footprint {
     /// Predicts it; weights that were never read are counted without being drawn.
     pub fn of(llama: &Llama, selection: &Selection) -> Self {
         let trainable = count_trainable(llama, selection);
-        let all = matches!(selection, Selection::Base);
         let hidden = llama.config.hidden_size;
-        let shared_offset = llama.model.rope_offset.is_some();
-        let of_block = llama.model.layers.iter().map(|block| {
-            // The inputs of both norms; that of the first is the block's, and counted with those.
-            let sizes = Sizes { hidden, shared_offset, all };
-            hidden + sizes.attention(&block.self_attn) + sizes.feed_forward(&block.mlp)
-        });
-        let widest = llama.model.layers.iter().map(|block| passing(&block.mlp)).max().unwrap_or(0);
-        let inputs = (llama.model.layers.len() + 1) * hidden;
-        let bytes = |floats: usize| (floats * F32) as u64;
+        let sizes = Sizes {
+            hidden,
+            shared_offset: llama.model.rope_offset.is_some(),
+            all: matches!(selection, Selection::Base),
+        };
+        let blocks = &llama.model.layers;
+        let largest = |of_block: &dyn Fn(&Block) -> usize| {
+            (blocks.iter().map(of_block).max().unwrap_or(0) * F32) as u64
+        };
         Self {
-            weights: bytes(trainable.total() + trainable.frozen),
-            state: bytes(3 * trainable.total()),
-            per_token: bytes(inputs + 6 * hidden + widest),
-            per_token_of_block: bytes(of_block.max().unwrap_or(0)),
-            logits: bytes(longlora_kernels::LOGITS_AT_ONCE),
+            weights: ((trainable.total() + trainable.frozen) * F32) as u64,
+            state: (3 * trainable.total() * F32) as u64,
+            logits: (longlora_kernels::LOGITS_AT_ONCE * F32) as u64,
+            blocks: blocks.len(),
+            per_token: ((blocks.len() + 7) * hidden * F32) as u64,
+            of_attention: largest(&|block| sizes.attention(&block.self_attn)),
+            // The input of its norm, and what comes after.
+            of_mlp: largest(&|block| hidden + sizes.feed_forward(&block.mlp)),
+            inside_mlp: largest(&|block| inside(&block.mlp)),
         }
+    }
+
+    /// The peak of a step over `tokens` tokens at once, when so many blocks keep their activations.
+    pub fn peak(&self, tokens: usize, kept_blocks: usize) -> u64 {
+        let (all, tile) = (tokens as u64, tokens.min(TOKENS_PER_TILE) as u64);
+        let kept = kept_blocks as u64 * all * (self.of_attention + self.of_mlp);
+        // A block that is run again takes the place of those that were kept.
+        let again = if kept_blocks < self.blocks {
+            all * self.of_attention + tile * self.of_mlp
+        } else {
+            0
+        };
+        let steady = self.weights + self.state + self.logits + all * self.per_token;
+        steady + kept.max(again) + tile * self.inside_mlp
     }
 }
 
@@ -104,8 +128,8 @@ impl Sizes {
     }
 }
 
-/// Floats per token of gradients inside an MLP, which are the widest.
-fn passing(mlp: &FeedForward) -> usize {
+/// Floats per token of gradients inside an MLP.
+fn inside(mlp: &FeedForward) -> usize {
     match mlp {
         FeedForward::Dense(mlp) => 4 * d_output(&mlp.gate_proj),
         FeedForward::Experts(experts) => {

@@ -50,24 +50,20 @@ impl MemoryPlan {
         training: &TrainingConfig,
         length: usize,
     ) -> Self {
-        let Footprint { weights, state, per_token, per_token_of_block, logits } =
-            Footprint::of(llama, selection);
+        let footprint = Footprint::of(llama, selection);
         let parallel = training.parallel.min(training.accumulation);
-        let side_by_side = (length * training.batch_size * parallel) as u64;
-        let fixed = PROGRAM + weights + state + logits + side_by_side * per_token;
-        let block = (side_by_side * per_token_of_block).max(1);
+        let tokens = length * training.batch_size * parallel;
         // The weights are there already.
-        let share_of_free = || ((free_memory() + weights) as f64 * DEFAULT_SHARE) as u64;
+        let share_of_free = || ((free_memory() + footprint.weights) as f64 * DEFAULT_SHARE) as u64;
         let budget = training.memory.unwrap_or_else(|| ByteSize(share_of_free()));
-        let blocks = llama.model.layers.len();
-        let kept = (budget.as_u64().saturating_sub(fixed) / block).min(blocks as u64) as usize;
-        // One block that is run again takes the place of one that is kept.
-        let at_once = kept.max(1) as u64;
+        let predicted = |kept| ByteSize(PROGRAM + footprint.peak(tokens, kept));
+        let fits = |kept: &usize| predicted(*kept) <= budget;
+        let kept_blocks = (0..=footprint.blocks).rev().find(fits).unwrap_or(0);
         Self {
             budget,
-            predicted: ByteSize(fixed + at_once * block),
-            blocks,
-            execution: Execution { parallel, kept_blocks: kept },
+            predicted: predicted(kept_blocks),
+            blocks: footprint.blocks,
+            execution: Execution { parallel, kept_blocks },
         }
     }
 

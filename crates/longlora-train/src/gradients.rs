@@ -8,10 +8,10 @@
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Gradients, IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use longlora_attention::AttentionPattern;
 use longlora_data::TokenBatch;
-use longlora_llama::{Llama, Pass, loss_and_gradient};
+use longlora_llama::{Block, Llama, Pass, loss_and_gradient, pull_back};
 use rayon::prelude::*;
 
 use crate::batch::{StepBatch, layout};
@@ -72,14 +72,32 @@ struct Passes {
 enum Kept {
     /// Its input, from which it is run again.
     Input(Tensor<3>),
-    /// Everything.
+    /// The graphs of its attention and of the tiles of its MLP.
+    Graphs { attention: Graph, mlp: Vec<Graph> },
+}
+
+/// What the way back needs of one tile of an MLP.
+enum Tile {
+    Input(Tensor<3>),
     Graph(Graph),
 }
 
-/// A block that was run under autodiff.
+/// A piece of the model that was run under autodiff.
 struct Graph {
     input: Tensor<3>,
     output: Tensor<3>,
+}
+
+impl Graph {
+    fn new(input: Tensor<3>, piece: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        let input = input.autodiff().require_grad();
+        let output = piece(input.clone());
+        Self { input, output }
+    }
+
+    fn plain_output(&self) -> Tensor<3> {
+        self.output.clone().without_autodiff()
+    }
 }
 
 /// One micro-batch on its way back.
@@ -104,11 +122,7 @@ impl Backward<'_> {
         let (blocks, last) = self.forward(&ids, &passes);
         let (nll_sum, mut upstream, d_head) = self.head(last, batch.target_ids());
         for (layer, block) in blocks.into_iter().enumerate().rev() {
-            let Graph { input, output } = match block {
-                Kept::Graph(graph) => graph,
-                Kept::Input(input) => self.graph(layer, input, &passes),
-            };
-            upstream = self.pull_back(input, output, upstream);
+            upstream = self.block(layer, block, upstream, &passes);
         }
         self.embeddings(ids, upstream, d_head);
         nll_sum
@@ -126,43 +140,85 @@ impl Backward<'_> {
                 kept.push(Kept::Input(hidden));
                 hidden = output;
             } else {
-                let graph = self.graph(layer, hidden, passes);
-                hidden = graph.output.clone().without_autodiff();
-                kept.push(Kept::Graph(graph));
+                let (graphs, output) = self.graphs(layer, hidden, passes);
+                kept.push(graphs);
+                hidden = output;
             }
         }
         (kept, hidden)
     }
 
-    /// Runs one block under autodiff.
-    fn graph(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> Graph {
-        let input = input.autodiff().require_grad();
+    /// Runs one block under autodiff: its graphs and its output.
+    fn graphs(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> (Kept, Tensor<3>) {
+        let attention = self.attention(layer, input, passes);
+        let shape = attention.output.dims();
+        let tiles = Block::tiles(attention.plain_output()).into_iter().enumerate();
+        let mlp: Vec<Graph> =
+            tiles.map(|(tile, hidden)| self.mlp(layer, tile, hidden, passes)).collect();
+        let output = Block::join(mlp.iter().map(Graph::plain_output).collect(), shape);
+        (Kept::Graphs { attention, mlp }, output)
+    }
+
+    fn attention(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> Graph {
         let block = &self.llama.model.layers[layer];
-        let output = block.forward(input.clone(), layer, &passes.tracked);
-        Graph { input, output }
+        Graph::new(input, |input| block.attend(input, layer, &passes.tracked))
+    }
+
+    fn mlp(&self, layer: usize, tile: usize, input: Tensor<3>, passes: &Passes) -> Graph {
+        let block = &self.llama.model.layers[layer];
+        Graph::new(input, |input| block.feed_forward(input, layer, tile, &passes.tracked))
+    }
+
+    /// The way back through one block; the gradient by its input.
+    fn block(
+        &mut self,
+        layer: usize,
+        block: Kept,
+        upstream: Tensor<3>,
+        passes: &Passes,
+    ) -> Tensor<3> {
+        let shape = upstream.dims();
+        let (attention, tiles) = match block {
+            Kept::Graphs { attention, mlp } => {
+                (attention, mlp.into_iter().map(Tile::Graph).collect::<Vec<_>>())
+            }
+            Kept::Input(input) => {
+                let attention = self.attention(layer, input, passes);
+                let tiles = Block::tiles(attention.plain_output());
+                (attention, tiles.into_iter().map(Tile::Input).collect())
+            }
+        };
+        let mut d_hidden = vec![];
+        for (index, (tile, upstream)) in tiles.into_iter().zip(Block::tiles(upstream)).enumerate() {
+            let graph = match tile {
+                Tile::Graph(graph) => graph,
+                Tile::Input(input) => self.mlp(layer, index, input, passes),
+            };
+            d_hidden.push(self.pull_back(graph, upstream));
+        }
+        self.pull_back(attention, Block::join(d_hidden, shape))
     }
 
     /// Last norm, head and loss: `(nll_sum, gradient by input, gradient by the head's matrix if it is trained)`.
     fn head(&mut self, input: Tensor<3>, targets: &[i64]) -> (f64, Tensor<3>, Option<Tensor<2>>) {
-        let input = input.autodiff().require_grad();
-        let hidden = self.llama.final_norm(input.clone());
-        let [batch, seq, width] = hidden.dims();
+        let norm = Graph::new(input, |input| self.llama.final_norm(input));
+        let [batch, seq, width] = norm.output.dims();
         let loss = loss_and_gradient(
-            hidden.clone().without_autodiff().reshape([batch * seq, width]),
+            norm.plain_output().reshape([batch * seq, width]),
             self.plain.head(),
             targets,
             self.scale,
             head_is_trained(self.llama),
         );
         let d_hidden = loss.d_hidden.reshape([batch, seq, width]);
-        (loss.nll_sum, self.pull_back(input, hidden, d_hidden), loss.d_head)
+        (loss.nll_sum, self.pull_back(norm, d_hidden), loss.d_head)
     }
 
     /// Walks one graph back; the gradient by its input.
-    fn pull_back(&mut self, input: Tensor<3>, output: Tensor<3>, upstream: Tensor<3>) -> Tensor<3> {
+    fn pull_back(&mut self, Graph { input, output }: Graph, upstream: Tensor<3>) -> Tensor<3> {
         let mut grads = pull_back(output, upstream);
-        let d_input = take(&input, &mut grads);
-        self.add(grads);
+        let d_input = input.grad_remove(&mut grads).expect("the output depends on the input");
+        self.sum.accumulate(self.llama, GradientsParams::from_grads(grads, self.llama));
         d_input
     }
 
@@ -187,10 +243,6 @@ impl Backward<'_> {
         }
         self.sum.accumulate(self.llama, grads);
     }
-
-    fn add(&mut self, grads: Gradients) {
-        self.sum.accumulate(self.llama, GradientsParams::from_grads(grads, self.llama));
-    }
 }
 
 fn head_is_trained(llama: &Llama) -> bool {
@@ -198,13 +250,4 @@ fn head_is_trained(llama: &Llama) -> bool {
         Some(head) => head.weight.is_require_grad(),
         None => llama.model.embed_tokens.weight.is_require_grad(),
     }
-}
-
-/// The gradients of `⟨output, upstream⟩`: the chain rule through one piece of the model.
-fn pull_back(output: Tensor<3>, upstream: Tensor<3>) -> Gradients {
-    (output * upstream.autodiff()).sum().backward()
-}
-
-fn take(input: &Tensor<3>, grads: &mut Gradients) -> Tensor<3> {
-    input.grad_remove(grads).expect("the output depends on the input")
 }

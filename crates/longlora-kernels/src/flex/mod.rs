@@ -47,6 +47,10 @@ impl RowBackend for Flex {
         tensor(linear::forward(floats(&x), &weight), shape)
     }
 
+    fn begin(_output: FloatTensor<Self>, _d_output: FloatTensor<Self>) -> FloatTensor<Self> {
+        tensor(vec![0.0], Shape::new([1]))
+    }
+
     fn project_with_update(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -200,6 +204,10 @@ impl<B: RowGradient, C: CheckpointStrategy> RowBackend for Autodiff<B, C> {
 
     fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         crate::linear::tracked::<B, C>(x, weight)
+    }
+
+    fn begin(output: FloatTensor<Self>, d_output: FloatTensor<Self>) -> FloatTensor<Self> {
+        crate::pull_back::tracked::<B, C>(output, d_output)
     }
 
     fn project_with_update(
