@@ -12,7 +12,7 @@ use longlora_kernels::rows::exp;
 /// Queries and keys per tile: scores, transposed queries, and a tile of keys or values share the first-level cache.
 const TILE: usize = 64;
 
-/// `(out, lse)` in the layout of [`Problem::q_shape`] and [`Problem::lse_shape`].
+/// `(out, lse)`, `out` where [`Problem::out_range`] says, `lse` in the layout of [`Problem::lse_shape`].
 pub(super) fn forward(
     problem: &Problem<'_>,
     q: &[f32],
@@ -35,7 +35,9 @@ pub(super) fn forward(
     let mut out = vec![0.0; q.len()];
     let mut lse = vec![0.0; problem.batch * problem.heads * problem.seq];
     for ((piece, queries), (out_tile, lse_tile)) in query_tiles.into_iter().zip(results) {
-        out[problem.query_range(piece, &queries)].copy_from_slice(&out_tile);
+        for (position, row) in queries.clone().zip(out_tile.chunks_exact(problem.head_dim)) {
+            out[problem.out_range(piece, position)].copy_from_slice(row);
+        }
         lse[problem.lse_range(piece, &queries)].copy_from_slice(&lse_tile);
     }
     (out, lse)

@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Columns, Right, Rows, multiply, multiply_add, transpose};
-use super::problem::{Piece, Problem, tiles};
+use super::problem::{Piece, Problem, Queries, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum};
 
 /// Queries and keys per tile.
@@ -17,9 +17,9 @@ pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
-    pub(super) out: &'a [f32],
+    pub(super) out: Queries<'a>,
     pub(super) lse: &'a [f32],
-    pub(super) d_out: &'a [f32],
+    pub(super) d_out: Queries<'a>,
 }
 
 /// Keys that one task takes at least.
@@ -95,15 +95,15 @@ impl WithSimd for &Part<'_> {
         let Part { problem, piece, inputs, .. } = self;
         let width = problem.head_dim;
         let queries_at = problem.query_range(piece, &self.queries);
-        let mut q = inputs.q[queries_at.clone()].to_vec();
+        let mut q = inputs.q[queries_at].to_vec();
         for entry in &mut q {
             *entry *= problem.softmax_scale;
         }
-        let d_out = &inputs.d_out[queries_at.clone()];
+        let (d_out, d_out_stride) = inputs.d_out.from(piece, self.queries.start);
+        let (out, out_stride) = inputs.out.from(piece, self.queries.start);
         let mut delta = vec![0.0; self.queries.len()];
-        let rows = d_out.chunks_exact(width).zip(inputs.out[queries_at].chunks_exact(width));
-        for (delta, (d_out, out)) in delta.iter_mut().zip(rows) {
-            *delta = dot(d_out, out);
+        for (i, delta) in delta.iter_mut().enumerate() {
+            *delta = dot(&d_out[i * d_out_stride..][..width], &out[i * out_stride..][..width]);
         }
         let lse = &inputs.lse[problem.lse_range(piece, &self.queries)];
 
@@ -127,12 +127,13 @@ impl WithSimd for &Part<'_> {
                 scratch.scores(simd, &q[tile.clone()], rows, columns);
                 scratch.normalise(problem, piece, [&queries, &keys], &lse[local.clone()]);
 
-                let d_out = Right { data: &d_out[tile.clone()], columns: width, stride: width };
+                let data = &d_out[local.start * d_out_stride..];
+                let d_out = Right { data, columns: width, stride: d_out_stride };
                 let weights =
                     Columns { data: &scratch.weights, rows: columns, depth: rows, stride: TILE };
                 multiply_add(simd, &mut gradient.dv[keys_at.clone()], width, weights, d_out);
 
-                scratch.d_scores(simd, d_out.data, &delta[local], rows, columns);
+                scratch.d_scores(simd, d_out, &delta[local], rows, columns);
                 let data = &scratch.d_scores;
                 let by_key = Columns { data, rows: columns, depth: rows, stride: TILE };
                 let q = Right { data: &q[tile.clone()], columns: width, stride: width };
@@ -200,13 +201,13 @@ impl Scratch {
     fn d_scores<S: Simd>(
         &mut self,
         simd: S,
-        d_out: &[f32],
+        d_out: Right<'_>,
         delta: &[f32],
         rows: usize,
         columns: usize,
     ) {
         let right = Right { data: &self.v_transposed, columns, stride: TILE };
-        let left = Rows { data: d_out, rows, depth: self.width, stride: self.width };
+        let left = Rows { data: d_out.data, rows, depth: self.width, stride: d_out.stride };
         multiply(simd, &mut self.d_scores, TILE, left, right);
         for (i, &delta) in delta.iter().enumerate() {
             let row = i * TILE..i * TILE + columns;

@@ -21,7 +21,7 @@ use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 use crate::tiled;
 
-use problem::{Keys, Problem};
+use problem::{Keys, Problem, Queries};
 
 impl AttentionBackend for Flex {
     fn segment_attention(
@@ -39,12 +39,15 @@ impl AttentionBackend for Flex {
         let (q, k, v) = (qkv.q.to_contiguous(), in_runs(&qkv.k), in_runs(&qkv.v));
         let [k, v] =
             [&k, &v].map(|x| Keys::of(x).expect("the positions of a head were put in one run"));
+        // Of a single query, both layouts are one.
         let (out, lse) = if decode::applies(&problem) {
             decode::decode(&problem, floats(&q), k, v)
         } else {
             forward::forward(&problem, floats(&q), k, v)
         };
-        (tensor(out, problem.q_shape()), tensor(lse, problem.lse_shape()))
+        let [batch, heads, seq, head_dim] = problem.q_shape();
+        let out = tensor(out, [batch, seq, heads, head_dim]).transpose(1, 2);
+        (out, tensor(lse, problem.lse_shape()))
     }
 }
 
@@ -60,9 +63,12 @@ impl AttentionGradient for Flex {
             return tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale);
         }
         let problem = Problem::new(qkv, segments, softmax_scale);
-        let inputs = [&qkv.q, &qkv.k, &qkv.v, &saved.out, &saved.lse, &d_out];
-        let inputs = inputs.map(FloatTensor::<Self>::to_contiguous);
-        let [q, k, v, out, lse, d_out] = inputs.each_ref().map(floats);
+        let inputs = [&qkv.q, &qkv.k, &qkv.v, &saved.lse].map(FloatTensor::<Self>::to_contiguous);
+        let [q, k, v, lse] = inputs.each_ref().map(floats);
+        let of_queries = [&saved.out, &d_out].map(entries_side_by_side);
+        let [out, d_out] = of_queries
+            .each_ref()
+            .map(|x| Queries::of(x).expect("the entries of a head were put side by side"));
         let inputs = gradient::Inputs { q, k, v, out, lse, d_out };
         let (dq, dk, dv) = gradient::gradient(&problem, &inputs);
         Qkv {
@@ -76,6 +82,10 @@ impl AttentionGradient for Flex {
 /// The same keys, copied only if they cannot be read as they lie.
 fn in_runs(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
     if Keys::of(x).is_some() { x.clone() } else { x.to_contiguous() }
+}
+
+fn entries_side_by_side(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if Queries::of(x).is_some() { x.clone() } else { x.to_contiguous() }
 }
 
 fn floats(x: &FloatTensor<Flex>) -> &[f32] {

@@ -77,6 +77,13 @@ impl<'a> Problem<'a> {
         start * self.head_dim..end * self.head_dim
     }
 
+    /// Where one position of a query head lies in the output: `[batch, seq, heads, head_dim]`, as the next projection
+    /// reads it.
+    pub(super) fn out_range(&self, piece: &Piece, position: usize) -> Range<usize> {
+        let row = (piece.row * self.seq + position - self.past) * self.heads + piece.head;
+        row * self.head_dim..(row + 1) * self.head_dim
+    }
+
     /// Where positions of a query head lie in an array with one number per query.
     pub(super) fn lse_range(&self, piece: &Piece, positions: &Range<usize>) -> Range<usize> {
         let start = (piece.row * self.heads + piece.head) * self.seq;
@@ -159,6 +166,34 @@ impl<'a> Keys<'a> {
     pub(super) fn at(&self, row: usize, kv_head: usize, positions: &Range<usize>) -> &'a [f32] {
         let start = row * self.row_stride + kv_head * self.head_stride;
         &self.data[start + positions.start * self.head_dim..start + positions.end * self.head_dim]
+    }
+}
+
+/// Queries, or what belongs to them, whose entries lie side by side, anything else where the strides say.
+#[derive(Clone, Copy)]
+pub(super) struct Queries<'a> {
+    data: &'a [f32],
+    /// Between rows of the batch, heads, positions.
+    strides: [usize; 3],
+}
+
+impl<'a> Queries<'a> {
+    /// Of a tensor `[batch, heads, seq, head_dim]`, unless it has to be copied first.
+    pub(super) fn of(x: &'a FloatTensor<Flex>) -> Option<Self> {
+        let [_, _, _, head_dim] = x.shape().dims();
+        let strides = <[isize; 4]>::try_from(x.layout().strides()).ok()?;
+        let [row, head, position, entry] = strides;
+        let stride = |stride| usize::try_from(stride).ok();
+        let strides = [stride(row)?, stride(head)?, stride(position)?];
+        let data = &x.storage::<f32>()[x.layout().start_offset()..];
+        (entry == 1 || head_dim == 1).then_some(Self { data, strides })
+    }
+
+    /// A query head from a position on, and how far its positions are apart.
+    pub(super) fn from(&self, piece: &Piece, position: usize) -> (&'a [f32], usize) {
+        let [of_row, of_head, of_position] = self.strides;
+        let start = piece.row * of_row + piece.head * of_head + position * of_position;
+        (&self.data[start..], of_position)
     }
 }
 
