@@ -82,13 +82,13 @@ fn random(shape: [usize; 2]) -> Tensor<2> {
 fn answer(square: f64, rates: &[Rates]) -> Answer {
     let mut words = format!(
         "{square:.1} GFLOP/s in f32, {SIDE}×{SIDE}×{SIDE}, {} threads\n\n\
-         {ROWS} tokens, GFLOP/s              x·W      dx\n",
+         {ROWS} tokens, share of that              x·W       dx\n",
         threads()
     );
+    let share = |rate: f64| format!("{:>7.1} %", 100.0 * rate / square);
     for Rates { name, shape: [d_input, d_output], forward, d_input: backward } in rates {
-        let line =
-            format!("{name:<24}{d_input:>5} → {d_output:<6}{forward:>8.1}{backward:>8.1}\n");
-        words.push_str(&line);
+        let [forward, backward] = [share(*forward), share(*backward)];
+        words.push_str(&format!("{name:<24}{d_input:>5} → {d_output:<6}{forward}{backward}\n"));
     }
     let shapes: Vec<Value> = rates
         .iter()
