@@ -80,11 +80,10 @@ fn random(shape: [usize; 2]) -> Tensor<2> {
 }
 
 fn answer(square: f64, rates: &[Rates]) -> Answer {
-    let mut words = format!(
-        "{square:.1} GFLOP/s in f32, {SIDE}×{SIDE}×{SIDE}, {} threads\n\n\
-         {ROWS} tokens, share of that              x·W       dx\n",
-        threads()
-    );
+    let threads = threads();
+    let mut words =
+        format!("{square:.1} GFLOP/s in f32, {SIDE}×{SIDE}×{SIDE}, {threads} threads\n\n");
+    words.push_str(&format!("{:<38}{:>9}{:>9}\n", "2,048 tokens, share of that", "x·W", "dx"));
     let share = |rate: f64| format!("{:>7.1} %", 100.0 * rate / square);
     for Rates { name, shape: [d_input, d_output], forward, d_input: backward } in rates {
         let [forward, backward] = [share(*forward), share(*backward)];
@@ -101,7 +100,7 @@ fn answer(square: f64, rates: &[Rates]) -> Answer {
         .collect();
     Answer {
         json: json!({
-            "mode": "gemm", "threads": threads(), "side": SIDE, "gflop_per_s": square,
+            "mode": "gemm", "threads": threads, "side": SIDE, "gflop_per_s": square,
             "shapes": shapes,
         }),
         words: words.trim_end().to_owned(),
