@@ -86,7 +86,7 @@ impl Bench {
             let pairs = Pairs::run(&sh, row, self.pairs, &setting, &peer, &lines)?;
             verdicts.extend(row.figures.iter().map(|figure| Verdict::of(row, figure, &pairs)));
         }
-        Ok(verdict::report(&verdicts, &folder))
+        Ok(verdict::report(&verdicts, &folder, self.shrink))
     }
 
     fn setting(&self, program: PathBuf, root: &Path) -> anyhow::Result<Setting> {

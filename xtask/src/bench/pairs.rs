@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use xshell::{Shell, cmd};
 
@@ -47,20 +47,19 @@ impl Pairs {
             .with_context(|| format!("opening `{}`", lines.display()))?;
         let mut pairs = vec![];
         for pair in 0..count {
-            let order = match pair % 2 {
-                0 => [Side::Ours, Side::Other],
-                _ => [Side::Other, Side::Ours],
+            let order: &[Side] = match (row.other, pair % 2) {
+                (Other::Nobody, _) => &[Side::Ours],
+                (_, 0) => &[Side::Ours, Side::Other],
+                _ => &[Side::Other, Side::Ours],
             };
             let (mut ours, mut other) = (None, None);
-            for side in order {
+            for &side in order {
                 say(&format!("{}, pair {} of {count}, {}", row.name, pair + 1, side.name()));
                 let line = run(sh, row, side, setting, peer)?;
-                if let Some(line) = &line {
-                    record(&mut log, line, row, pair, side)?;
-                }
+                record(&mut log, &line, row, pair, side)?;
                 match side {
-                    Side::Ours => ours = line,
-                    Side::Other => other = line,
+                    Side::Ours => ours = Some(line),
+                    Side::Other => other = Some(line),
                 }
             }
             pairs.push((ours.context("ours is always run")?, other));
@@ -104,14 +103,8 @@ impl Spread {
     }
 }
 
-/// The line of JSON that one side prints; `None`, where there is no other side.
-fn run(
-    sh: &Shell,
-    row: &Row,
-    side: Side,
-    setting: &Setting,
-    peer: &Peer,
-) -> anyhow::Result<Option<Value>> {
+/// The line of JSON that one side prints.
+fn run(sh: &Shell, row: &Row, side: Side, setting: &Setting, peer: &Peer) -> anyhow::Result<Value> {
     let program = &setting.program;
     let ours = |words: &str| {
         let words = setting.ours(words);
@@ -124,10 +117,10 @@ fn run(
             let (Peer { python, script }, words) = (peer, setting.theirs(words));
             cmd!(sh, "{python} {script} {words...}").quiet().read()?
         }
-        (Side::Other, Other::Nobody) => return Ok(None),
+        (Side::Other, Other::Nobody) => bail!("`{}` has no other side", row.name),
     };
     let last = said.lines().last().context("a measurement said nothing")?;
-    Ok(Some(serde_json::from_str(last).with_context(|| format!("reading `{last}`"))?))
+    serde_json::from_str(last).with_context(|| format!("reading `{last}`"))
 }
 
 fn record(log: &mut File, line: &Value, row: &Row, pair: usize, side: Side) -> anyhow::Result<()> {

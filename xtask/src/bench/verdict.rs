@@ -59,9 +59,9 @@ impl<'a> Verdict<'a> {
     }
 }
 
-/// Prints the table. Exit code 2, if something is worse than it may be.
+/// Prints the table. Exit code 2, if something is worse than it may be; at shorter lengths than the targets', nothing is.
 #[expect(clippy::print_stdout, reason = "this is the result")]
-pub(super) fn report(verdicts: &[Verdict<'_>], raw: &Path) -> ExitCode {
+pub(super) fn report(verdicts: &[Verdict<'_>], raw: &Path, shrink: usize) -> ExitCode {
     println!(
         "| row | what | median (least to most) | goal | not worse than | | tokens/s, ours / other | peak MiB, ours / other |"
     );
@@ -70,6 +70,10 @@ pub(super) fn report(verdicts: &[Verdict<'_>], raw: &Path) -> ExitCode {
         println!("{}", verdict.line());
     }
     println!("\nevery line that was measured is in {}", raw.display());
+    if shrink > 1 {
+        println!("lengths were divided by {shrink}: the targets mean nothing");
+        return ExitCode::SUCCESS;
+    }
     let missed = verdicts.iter().any(|verdict| !verdict.reaches(verdict.figure.limit));
     if missed { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
