@@ -3,7 +3,6 @@
 //! Models are trained for a few steps, exported in every way, and read by each program in a virtual environment from the
 //! ordinary package index. The same number of tokens, the same loss on a page, the same greedy text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ use serde_json::Value;
 use xshell::{Shell, cmd};
 
 use crate::workspace::Workspace;
-use crate::{models, program};
+use crate::{models, program, python};
 
 /// Tokens that are written.
 const NEW_TOKENS: &str = "24";
@@ -87,7 +86,10 @@ impl<'a> Bench<'a> {
         let root = &workspace.root;
         let program = program::build(sh, workspace, &[])?;
         let folder = workspace.target_directory.join("interop");
-        let python = environment(sh, root, &folder.join("venv"))?;
+        let requirements = root.join("tests/interop/requirements.txt");
+        let python = python::environment(sh, &requirements, &folder.join("venv")).context(
+            "llama-cpp-python is compiled here: that needs a C++ compiler and some minutes",
+        )?;
         let work = folder.join("work");
         sh.remove_path(&work)?;
         sh.create_dir(&work)?;
@@ -177,23 +179,6 @@ impl<'a> Bench<'a> {
 
 fn file_name(form: &str) -> String {
     form.replace([' ', ','], "_")
-}
-
-/// A virtual environment with the programs to check against, made once.
-fn environment(sh: &Shell, root: &Path, venv: &Path) -> anyhow::Result<PathBuf> {
-    let python = venv.join("bin/python");
-    let requirements = root.join("tests/interop/requirements.txt");
-    let done = venv.join("requirements.txt");
-    let wanted = fs::read_to_string(&requirements)?;
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    cmd!(sh, "python3 -m venv {venv}").run()?;
-    cmd!(sh, "{python} -m pip install --disable-pip-version-check -r {requirements}")
-        .run()
-        .context("llama-cpp-python is compiled here: that needs a C++ compiler and some minutes")?;
-    fs::write(done, wanted)?;
-    Ok(python)
 }
 
 #[expect(clippy::print_stdout, reason = "this is the result")]

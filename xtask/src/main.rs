@@ -7,7 +7,9 @@ mod program;
 mod device;
 mod ci;
 mod models;
+mod python;
 mod interop;
+mod bench;
 mod invariants;
 mod rust_source;
 mod workspace;
@@ -43,6 +45,8 @@ enum Task {
     Models,
     /// Check our files in Python's PEFT and transformers and in llama.cpp
     Interop,
+    /// Measure this machine against the floor of a training step, or against PyTorch and PEFT
+    Bench(bench::Bench),
     /// A word that is none of the above is the program's, with all that follows it.
     #[command(external_subcommand)]
     Program(Vec<OsString>),
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Models => models::run(),
         Task::Interop => interop::run(),
+        Task::Bench(bench) => bench.run(),
         Task::Program(words) => program::run(&words),
     };
     // Not anyhow's own report: with RUST_BACKTRACE set it buries the sentence under a backtrace.

@@ -18,6 +18,7 @@ mod chat;
 mod export;
 mod pretrain;
 mod fetch;
+mod bench;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ enum Command {
     Convert(export::Convert),
     Pretrain(pretrain::Pretrain),
     Fetch(fetch::Fetch),
+    Bench(Box<bench::Bench>),
 }
 
 /// Measure what a model can do.
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Convert(command) => command.run(),
         Command::Pretrain(command) => command.run(),
         Command::Fetch(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

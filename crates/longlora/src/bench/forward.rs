@@ -1,0 +1,66 @@
+//! `longlora bench forward`
+
+use anyhow::Result;
+use burn::tensor::Device;
+use longlora_attention::AttentionPattern;
+use longlora_eval::{PerplexityConfig, Protocol, perplexity};
+use longlora_llama::load_pretrained;
+use longlora_train::peak_memory_bytes;
+use serde_json::json;
+
+use super::seconds::Seconds;
+use super::subject::Subject;
+use super::{Answer, mebibytes, threads};
+
+/// The forward of a perplexity: negative log-likelihoods of one window, full attention.
+#[derive(clap::Args)]
+pub(super) struct Forward {
+    #[command(flatten)]
+    subject: Subject,
+    /// Tokens of the window
+    #[arg(long, value_name = "TOKENS")]
+    tokens: usize,
+    /// Times that it is computed; the median counts
+    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    repeat: usize,
+}
+
+impl Forward {
+    pub(super) fn run(self) -> Result<Answer> {
+        let folder = self.subject.folder()?;
+        let document = [self.subject.tokens(&folder, self.tokens)?];
+        let llama = load_pretrained(folder.path(), &Device::flex())?;
+        let config = PerplexityConfig {
+            length: self.tokens,
+            protocol: Protocol::WholeWindows { stride: None },
+            pattern: AttentionPattern::Full,
+            max_tokens: None,
+        };
+        let mut measured = vec![];
+        let seconds = Seconds::of(self.repeat, || {
+            measured.push(perplexity(&llama, &document, &config, &mut |_, _| {}));
+        });
+        let losses = measured.into_iter().map(|measured| Ok(measured?.nll()));
+        let losses: Vec<f64> = losses.collect::<Result<_>>()?;
+        Ok(self.answer(&seconds, &losses))
+    }
+
+    fn answer(&self, seconds: &Seconds, losses: &[f64]) -> Answer {
+        let (tokens, median) = (self.tokens, seconds.median());
+        let tokens_per_s = tokens as f64 / median;
+        let peak = peak_memory_bytes().map(mebibytes);
+        Answer {
+            json: json!({
+                "mode": "eval", "attention": "full", "seq": tokens, "seconds": seconds.rounded(),
+                "tokens_per_s": tokens_per_s, "peak_rss_mib": peak, "losses": losses,
+                "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
+            }),
+            words: format!(
+                "perplexity forward of {tokens} tokens, full attention: {median:.2} s, {tokens_per_s:.1} tokens/s, peak \
+                 {} MiB, {:.4} nats per token",
+                peak.unwrap_or_default(),
+                losses[0],
+            ),
+        }
+    }
+}
