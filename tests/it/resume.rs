@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, TensorData};
 use longlora_attention::AttentionPattern;
 use longlora_llama::{
-    Selection, collect, load_adapter, load_pretrained, read_tensors, write_tensors,
+    Selection, WeightStorage, collect, load_adapter, load_pretrained, read_tensors, write_tensors,
 };
 use longlora_train::{
-    Checkpoint, Event, FinetuneConfig, LearningRates, ModelSizes, Outcome, PretrainConfig,
-    RunFolder, StepReport, Stop, TrainError, TrainingConfig, finetune, pretrain, resume,
+    Checkpoint, Event, FinetuneConfig, LearningRates, ModelConfig, ModelSizes, Outcome,
+    PretrainConfig, RunFolder, StepReport, Stop, TrainError, TrainingConfig, finetune, pretrain,
+    resume,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -163,6 +164,19 @@ fn a_run_with_magnitudes_ranks_of_their_own_and_an_untied_head_is_resumed_to_the
         lora.use_rslora = true;
         lora.exclude_modules = vec!["layers.0.self_attn.k_proj".to_owned()];
         lora.rank_pattern = [("o_proj".to_owned(), 3)].into();
+    };
+    check_with(change, |_| {});
+}
+
+/// The frozen base is no part of a checkpoint: it is read and rounded anew.
+#[test]
+fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
+    check_with(|config| config.model.weights = WeightStorage::Bf16, |_| {});
+    let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
+    let change = |config: &mut FinetuneConfig| {
+        config.model = ModelConfig { path: tied.path().to_owned(), weights: WeightStorage::Bf16 };
+        config.adapters.head = true;
+        config.adapters.lora.as_mut().unwrap().use_dora = true;
     };
     check_with(change, |_| {});
 }

@@ -1,11 +1,14 @@
 //! What a training step holds in memory, predicted from the model's sizes.
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
 use crate::llama::Llama;
 use crate::mlp::{FeedForward, Mlp};
 use crate::parameters::Selection;
+use crate::storage::is_narrow;
 use crate::trainable::count_trainable;
 
 const F32: usize = size_of::<f32>();
@@ -17,8 +20,10 @@ const F32: usize = size_of::<f32>();
 /// keeps nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The weights.
+    /// The weights, as they are kept.
     pub weights: u64,
+    /// The largest matrix in f32, if it is kept in bf16: a micro-batch widens one at a time to compute with it.
+    pub widened: u64,
     /// Gradients and AdamW's two moments of what is trained.
     pub state: u64,
     /// Per token of the micro-batches that run side by side: the input of every block, and gradients on their way.
@@ -44,12 +49,34 @@ impl Footprint {
         let widest = llama.model.layers.iter().map(|block| passing(&block.mlp)).max().unwrap_or(0);
         let inputs = (llama.model.layers.len() + 1) * hidden;
         let bytes = |floats: usize| (floats * F32) as u64;
+        let mut kept = Kept { bytes: 0, largest_narrow: 0 };
+        llama.visit(&mut kept);
         Self {
-            weights: bytes(trainable.total() + trainable.frozen),
+            weights: kept.bytes as u64,
+            widened: bytes(kept.largest_narrow),
             state: bytes(3 * trainable.total()),
             per_token: bytes(inputs + 6 * hidden + widest),
             per_token_of_block: bytes(of_block.max().unwrap_or(0)),
             logits: bytes(longlora_kernels::LOGITS_AT_ONCE),
+        }
+    }
+}
+
+/// Parameters as they are kept.
+struct Kept {
+    bytes: usize,
+    /// Floats of the largest one in bf16.
+    largest_narrow: usize,
+}
+
+impl ModuleVisitor for Kept {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let floats = param.lazy_shape().num_elements();
+        if is_narrow(param) {
+            self.bytes += floats * F32 / 2;
+            self.largest_narrow = self.largest_narrow.max(floats);
+        } else {
+            self.bytes += floats * F32;
         }
     }
 }

@@ -50,11 +50,12 @@ impl MemoryPlan {
         training: &TrainingConfig,
         length: usize,
     ) -> Self {
-        let Footprint { weights, state, per_token, per_token_of_block, logits } =
+        let Footprint { weights, widened, state, per_token, per_token_of_block, logits } =
             Footprint::of(llama, selection);
         let parallel = training.parallel.min(training.accumulation);
         let side_by_side = (length * training.batch_size * parallel) as u64;
-        let fixed = PROGRAM + weights + state + logits + side_by_side * per_token;
+        let widened = parallel as u64 * widened;
+        let fixed = PROGRAM + weights + widened + state + logits + side_by_side * per_token;
         let block = (side_by_side * per_token_of_block).max(1);
         // The weights are there already.
         let share_of_free = || ((free_memory() + weights) as f64 * DEFAULT_SHARE) as u64;

@@ -118,7 +118,7 @@ impl Backward<'_> {
     fn forward(&self, ids: &Tensor<2, Int>, passes: &Passes) -> (Vec<Kept>, Tensor<3>) {
         let blocks = &self.plain.model.layers;
         let first_graph = blocks.len() - self.kept_blocks.min(blocks.len());
-        let mut hidden = self.plain.model.embed_tokens.forward(ids.clone());
+        let mut hidden = self.plain.embed(ids.clone());
         let mut kept = vec![];
         for (layer, block) in blocks.iter().enumerate() {
             if layer < first_graph {
