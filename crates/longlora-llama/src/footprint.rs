@@ -24,7 +24,8 @@ pub struct Footprint {
     pub weights: u64,
     /// The largest matrix in f32, if it is kept in bf16: a micro-batch widens one at a time to compute with it.
     pub widened: u64,
-    /// Gradients and AdamW's two moments of what is trained.
+    /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
+    /// are kept for the rows that occurred alone, and how many that will be is not known before.
     pub state: u64,
     /// Per token of the micro-batches that run side by side: the input of every block, and gradients on their way.
     pub per_token: u64,
