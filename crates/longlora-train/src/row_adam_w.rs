@@ -149,8 +149,8 @@ impl RowAdamW {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::Module;
-    use burn::nn::{Embedding, EmbeddingConfig};
+    use burn::module::{Module, Param};
+    use burn::nn::Embedding;
     use burn::optim::GradientsParams;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -164,9 +164,12 @@ mod tests {
     const STEPS: u64 = 12;
 
     fn embedding() -> Embedding {
-        let device = Device::flex();
-        device.seed(3);
-        EmbeddingConfig::new(VOCAB, WIDTH).init(&device.autodiff())
+        let mut random = ChaCha8Rng::seed_from_u64(99);
+        let entries: Vec<f32> =
+            (0..VOCAB * WIDTH).map(|_| random.random_range(-1.0..1.0)).collect();
+        let device = Device::flex().autodiff();
+        let weight = Tensor::from_data(TensorData::new(entries, [VOCAB, WIDTH]), &device);
+        Embedding { weight: Param::from_tensor(weight) }
     }
 
     /// The gradient of step `number`: other tokens in each, and none above 16.
