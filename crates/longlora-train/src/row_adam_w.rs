@@ -239,14 +239,14 @@ mod tests {
         }
     }
 
-    /// The norm is summed in another order.
+    /// The norm is summed in another order, so the factor may differ in its last digit. Entries are up to 1.
     #[test]
     fn clipped_steps_are_those_of_the_whole_table() {
         let config = TrainingConfig { weight_decay: 0.1, ..TrainingConfig::default() };
         let (ours, theirs) = (by_rows(&config, 0.5).0, dense(&config, 0.5));
-        let errors = ours.concat().into_iter().zip(theirs.concat());
-        let error = errors.fold(0.0_f32, |error, (a, b)| error.max((a - b).abs() / b.abs()));
-        assert!(error < 1e-6, "off by {error:e}");
+        let errors = ours.concat().into_iter().zip(theirs.concat()).map(|(a, b)| (a - b).abs());
+        let error = errors.fold(0.0, f32::max);
+        assert!(error < 1e-7, "off by {error:e}");
     }
 
     #[test]
