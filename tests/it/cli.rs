@@ -165,6 +165,28 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     assert!(text(&output.stdout).contains("256"));
 }
 
+/// In the settings of the run, so that it is resumed and measured as it was begun.
+#[test]
+fn weights_in_bf16_are_trained_measured_and_resumed() {
+    let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let more =
+        ["--steps", "2", "--accumulation", "1", "--weights", "bf16", "--no-eval", "--out", "run"];
+    let output = longlora(here, &finetune(model, &more));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let config = fs::read_to_string(here.join("run/config.toml")).expect("the settings");
+    assert!(config.contains("weights = \"bf16\""), "{config}");
+    let output = longlora(here, &["finetune", "--resume", "run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+    let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter"];
+    let more = ["--data", "ids.json", "--lengths", "256", "--weights", "bf16"];
+    let output = longlora(here, &[&eval[..], &more].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
 #[test]
 fn options_of_peft_are_taken_by_their_names_and_reach_the_adapter() {
     let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));

@@ -308,7 +308,7 @@ impl<'a> SlowStream<'a> {
         let rotary = Rotary::at(rope, 0..all, sinks + window, &device);
         let ids: Vec<i64> = new.iter().map(|&id| i64::from(id)).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, seq]), &device);
-        let mut hidden_states = self.llama.model.embed_tokens.forward(ids);
+        let mut hidden_states = self.llama.embed(ids);
         for (block, layer) in self.llama.model.layers.iter().zip(&mut self.layers) {
             let x = block.input_layernorm.forward(hidden_states.clone());
             let of_heads = |x: Tensor<3>| {

@@ -3,14 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::{Device, TensorData};
+use burn::train::TrainStep;
 use longlora_attention::AttentionPattern;
+use longlora_data::{BatchStream, Order, Windows};
 use longlora_llama::{
-    Selection, collect, load_adapter, load_pretrained, read_tensors, write_tensors,
+    Llama, Selection, WeightStorage, collect, load_adapter, load_pretrained, read_tensors,
+    write_tensors,
 };
 use longlora_train::{
-    Checkpoint, Event, FinetuneConfig, LearningRates, ModelSizes, Outcome, PretrainConfig,
-    RunFolder, StepReport, Stop, TrainError, TrainingConfig, finetune, pretrain, resume,
+    Checkpoint, Event, Execution, FinetuneConfig, HeldOut, LearningRates, ModelConfig, ModelSizes,
+    Optimizer, Outcome, PretrainConfig, RunFolder, StepBatch, StepReport, Stop, TrainError,
+    Trainee, TrainingConfig, extended_rope, finetune, pretrain, resume,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -167,6 +172,95 @@ fn a_run_with_magnitudes_ranks_of_their_own_and_an_untied_head_is_resumed_to_the
     check_with(change, |_| {});
 }
 
+/// The frozen base is no part of a checkpoint: it is read and rounded anew.
+#[test]
+fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
+    check_with(|config| config.model.weights = WeightStorage::Bf16, |_| {});
+    let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
+    let change = |config: &mut FinetuneConfig| {
+        config.model = ModelConfig { path: tied.path().to_owned(), weights: WeightStorage::Bf16 };
+        config.adapters.head = true;
+        config.adapters.lora.as_mut().unwrap().use_dora = true;
+    };
+    check_with(change, |_| {});
+}
+
+/// The table of the tiny model is not its head: a run keeps gradient and moments of the rows that occurred, and ends
+/// bit for bit where burn's AdamW over the whole table does. Nothing is clipped, since the norm is summed in another
+/// order.
+#[test]
+fn a_table_trained_by_rows_ends_where_the_whole_table_does() {
+    for weight_decay in [0.0, 0.1] {
+        let place = Place::new();
+        let documents: Vec<_> = (0..9).map(|n| tokens(150 + 31 * n, 40, n as u64)).collect();
+        write_json(&place.path("data.json"), &json!(documents));
+        let mut config = place.config();
+        config.adapters.lora.as_mut().unwrap().dropout = 0.0;
+        config.data.held_out = HeldOut::Fraction(0.0);
+        config.training.max_grad_norm = 0.0;
+        config.training.weight_decay = weight_decay;
+        let Outcome::Finished(by_rows) = place.run("run", &config, NEVER).unwrap() else {
+            panic!("nobody asked it to stop")
+        };
+        let kept = place.path("run/checkpoints/step-000012/table.safetensors");
+        let kept = read_tensors(&kept).unwrap()["moment_1"].shape().to_vec();
+        assert_eq!(kept, [40, by_rows.config.hidden_size], "rows that never occurred are kept");
+
+        let whole = trained_whole(&config, documents);
+        let selection = Selection::Adapter(config.adapters.clone());
+        assert_eq!(collect(&by_rows, &selection), collect(&whole, &selection));
+    }
+}
+
+/// The steps of `config` with every gradient and moment whole.
+fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
+    let device = Device::default().autodiff();
+    let mut llama = load_pretrained(&config.model.path, &device).unwrap();
+    let length = config.context.length;
+    llama.config.rope = extended_rope(&llama.config.rope, config.context.rope_scaling, length);
+    let training = &config.training;
+    let windows = Windows::pack(documents, length).unwrap();
+    let order = Order::Shuffled { seed: config.seed };
+    let stream = BatchStream::new(windows, order, training.batch_size, training.accumulation);
+    let mut trainee = Trainee {
+        llama: llama.attach(&config.adapters, config.seed),
+        pattern: config.attention,
+        max_grad_norm: None,
+        execution: Execution::SMALLEST,
+    };
+    let mut optimizer = Optimizer::new(training, 0);
+    for number in 0..training.steps {
+        let batch = StepBatch { micro_batches: stream.step(number), dropout_seed: 0 };
+        let grads = TrainStep::step(&trainee, batch).grads;
+        trainee = optimizer.adam_w.step(optimizer.rates.step(), trainee, grads);
+    }
+    trainee.llama.valid()
+}
+
+/// Without its moments a table would go on as if it had just begun.
+#[test]
+fn a_checkpoint_without_the_moments_of_its_table_is_refused() {
+    let place = Place::new();
+    place.run("run", &place.config(), 5).unwrap();
+    let path = place.path("run/checkpoints/step-000005/table.safetensors");
+    fs::remove_file(&path).unwrap();
+    let error = place.resume("run").unwrap_err().to_string();
+    assert!(error.contains("table.safetensors"), "{error}");
+    write_tensors(&path, &Tensors::new()).unwrap();
+    let error = place.resume("run").unwrap_err().to_string();
+    assert!(error.contains("table.safetensors") && error.contains("`rows`"), "{error}");
+}
+
+/// The softmax reaches every row of a table that is the head: its moments are whole, in burn's file.
+#[test]
+fn a_run_with_a_tied_table_is_resumed_to_the_bit() {
+    let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
+    let change = |config: &mut FinetuneConfig| config.model.path = tied.path().to_owned();
+    check_with(change, |run| {
+        assert!(!run.join("checkpoints/step-000005/table.safetensors").exists());
+    });
+}
+
 #[test]
 fn what_a_crash_left_behind_does_no_harm() {
     check(|run| {
@@ -247,7 +341,7 @@ fn only_the_latest_checkpoints_are_kept() {
     place.run("run", &config, NEVER).unwrap();
     let expected = ["step-000008", "step-000010", "step-000012"];
     assert_eq!(names(&place.path("run/checkpoints")), expected);
-    let whole = ["optimizer.bpk", "state.json", "trained.safetensors"];
+    let whole = ["optimizer.bpk", "state.json", "table.safetensors", "trained.safetensors"];
     assert_eq!(names(&place.path("run/checkpoints/step-000008")), whole);
 }
 

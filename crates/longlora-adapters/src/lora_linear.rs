@@ -99,7 +99,7 @@ impl LoraLinear {
 mod tests {
     use burn::module::{Lora, ModuleMapper, Param, ParamId};
     use burn::nn::LinearConfig;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::{DType, Device, TensorData};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -213,6 +213,30 @@ mod tests {
         assert!(merged.update.is_none());
         let error = error(merged.forward(x, None), before);
         assert!(error <= 3e-7, "off by {error:e}");
+    }
+
+    /// The products are those of the same numbers; the merged weight is that of f32, rounded once.
+    #[test]
+    fn a_layer_kept_in_bf16_is_that_of_its_rounded_weight() {
+        let device = Device::flex();
+        let x = random([4, D_INPUT], 8, &device);
+        let narrow = random([D_INPUT, D_OUTPUT], 1, &device).cast(DType::BF16);
+        let with = |weight: Tensor<2>| {
+            let mut base = base(true, &device);
+            base.weight = Param::from_tensor(weight);
+            [trained(base.clone(), 2), trained_dora(base.clone(), 0.0), fresh_dora(base, 0.0)]
+        };
+        let wide = narrow.clone().cast(DType::F32);
+        for (kept, wide) in with(narrow).into_iter().zip(with(wide)) {
+            let y = [&kept, &wide].map(|layer| layer.forward(x.clone(), None));
+            let [kept_y, wide_y] = y;
+            let error = error(kept_y, wide_y);
+            assert!(error <= 3e-7, "off by {error:e}");
+            let merged = kept.merge().base.weight.val();
+            assert_eq!(merged.dtype(), DType::BF16);
+            let expected = wide.merge().base.weight.val().cast(DType::BF16);
+            assert_eq!(numbers(merged), numbers(expected));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The trainable update of a linear layer.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 use longlora_kernels::{linear, linear_with_update};
 use rand::{Rng, RngExt};
 
@@ -108,19 +108,22 @@ impl LowRank {
     pub fn dora_factor(&self, weight: Tensor<2>) -> Option<Tensor<1>> {
         let magnitude = self.magnitude.as_ref()?;
         let (a, b) = (off_graph(self.lora_a.val()), off_graph(self.lora_b.val()));
-        let composed = a.matmul(b).mul_scalar(self.scale) + off_graph(weight);
+        let dense = a.matmul(b).mul_scalar(self.scale);
+        let dtype = dense.dtype();
+        let composed = dense + off_graph(weight).cast(dtype);
         // A column of zeros has no direction; it stays zero instead of becoming NaN.
         Some(magnitude.val() / column_norms(composed).clamp_min(f32::MIN_POSITIVE))
     }
 
-    /// The weight with the update in it: `[d_input, d_output]`.
+    /// The weight with the update in it: `[d_input, d_output]`. A weight in bf16 is rounded once, at the end.
     pub fn compose(&self, weight: Tensor<2>) -> Tensor<2> {
-        let dtype = weight.dtype();
-        let composed = weight.clone() + self.dense().cast(dtype);
-        match self.dora_factor(weight) {
+        let (kept, dense) = (weight.dtype(), self.dense());
+        let composed = weight.clone().cast(dense.dtype()) + dense;
+        let composed = match self.dora_factor(weight) {
             None => composed,
-            Some(factor) => composed * factor.cast(dtype).unsqueeze(),
-        }
+            Some(factor) => composed * factor.unsqueeze(),
+        };
+        composed.cast(kept)
     }
 }
 
@@ -131,7 +134,8 @@ fn magnitude_of(weight: &Param<Tensor<2>>) -> Param<Tensor<1>> {
     Param::uninitialized(
         ParamId::new(),
         move |device, require_grad| {
-            let lengths = column_norms(off_graph(weight.val())).to_device(device);
+            let weight = off_graph(weight.val()).cast(DType::F32);
+            let lengths = column_norms(weight).to_device(device);
             if require_grad { lengths.require_grad() } else { lengths }
         },
         device,

@@ -138,13 +138,15 @@ impl<B: RowGradient> Backward<B, 3> for UpdateBackward {
     }
 }
 
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 pub(crate) fn tracked_with_update<B: RowGradient, C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<B, C>>,
-    weight: FloatTensor<Autodiff<B, C>>,
-    a: FloatTensor<Autodiff<B, C>>,
-    b: FloatTensor<Autodiff<B, C>>,
+    x: Tracked<B, C>,
+    weight: Tracked<B, C>,
+    a: Tracked<B, C>,
+    b: Tracked<B, C>,
     scale: f64,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let prepared =
         UpdateBackward.prepare::<C>([x.node(), a.node(), b.node()]).compute_bound().stateful();
     let [x, weight, a, b] = [x, weight, a, b].map(|tensor| tensor.into_primitive());

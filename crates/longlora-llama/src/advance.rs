@@ -28,7 +28,7 @@ impl Llama {
         let ids: Vec<i64> = new.iter().map(|&id| i64::from(id)).collect();
         let ids = TensorData::new(ids, [1, new.len()]);
         let ids = Tensor::<2, Int>::from_data(ids, &self.device());
-        let mut hidden_states = self.model.embed_tokens.forward(ids);
+        let mut hidden_states = self.embed(ids);
         let blocks = self.model.layers.iter().zip(cache.layers());
         for (layer, (block, cache)) in blocks.enumerate() {
             hidden_states = block.forward_cached(hidden_states, layer, cache, &pass);

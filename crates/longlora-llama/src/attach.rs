@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use longlora_adapters::{
     AdapterConfig, LoraConfig, LoraLinear, RopeGranularity, RopeOffset, TargetModule,
 };
@@ -15,6 +15,7 @@ use crate::error::LlamaError;
 use crate::llama::Llama;
 use crate::mlp::FeedForward;
 use crate::parameters::identify_by_path;
+use crate::storage::widened;
 
 impl LlamaConfig {
     /// Checks that a model has the layers that `adapters` names: none is passed over in silence.
@@ -38,7 +39,7 @@ impl LlamaConfig {
 
 impl Llama {
     /// Freezes the model and attaches what `config` trains; `seed` draws the A matrices. The function computed is
-    /// unchanged: B matrices and RoPE offsets are zero, magnitudes those of the weights.
+    /// unchanged: B matrices and RoPE offsets are zero, magnitudes those of the weights. What is trained is widened to f32.
     pub fn attach(self, config: &AdapterConfig, seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut llama = self.freeze();
@@ -73,16 +74,16 @@ impl Llama {
             llama.model.norm = llama.model.norm.unfreeze();
         }
         if config.embeddings {
-            llama.model.embed_tokens = llama.model.embed_tokens.unfreeze();
+            llama.model.embed_tokens = widened(llama.model.embed_tokens).unfreeze();
         }
         if config.head {
             llama = llama.untie();
-            llama.lm_head = llama.lm_head.map(Module::unfreeze);
+            llama.lm_head = llama.lm_head.map(|head| widened(head).unfreeze());
         }
         identify_by_path(llama)
     }
 
-    /// The same function, with a head of its own: a frozen copy of the embedding table, if that was the head.
+    /// The same function, with a head of its own: a frozen copy of the embedding table in f32, if that was the head.
     pub fn untie(mut self) -> Self {
         if self.lm_head.is_some() {
             return self;
@@ -92,7 +93,8 @@ impl Llama {
         let device = table.lazy_device();
         // A table that was never drawn stays so.
         let head = move |device: &_, require_grad| {
-            let head = table.val().detach().set_require_grad(false).transpose().to_device(device);
+            let table = table.val().detach().set_require_grad(false).cast(DType::F32);
+            let head = table.transpose().to_device(device);
             if require_grad { head.require_grad() } else { head }
         };
         let shape = Shape::new([hidden, vocab]);
@@ -105,10 +107,10 @@ impl Llama {
 
     /// A model all of whose weights are trained.
     pub fn train_all(self) -> Self {
-        identify_by_path(self.unfreeze())
+        identify_by_path(widened(self).unfreeze())
     }
 
-    /// Puts the low-rank updates into the weights. RoPE offsets stay beside them: no weight can express them.
+    /// Puts the low-rank updates into the weights, which are rounded once if they are kept in bf16. RoPE offsets stay beside them: no weight can express them.
     pub fn merge(mut self) -> Self {
         let layers = std::mem::take(&mut self.model.layers).into_iter().enumerate();
         let merge =

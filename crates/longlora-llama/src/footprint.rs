@@ -1,5 +1,7 @@
 //! What a training step holds in memory, predicted from the model's sizes.
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
@@ -7,6 +9,7 @@ use crate::block::{Block, TOKENS_PER_TILE};
 use crate::llama::Llama;
 use crate::mlp::{FeedForward, Mlp};
 use crate::parameters::Selection;
+use crate::storage::is_narrow;
 use crate::trainable::count_trainable;
 
 const F32: usize = size_of::<f32>();
@@ -18,9 +21,12 @@ const F32: usize = size_of::<f32>();
 /// keeps nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The weights.
+    /// The weights, as they are kept.
     pub weights: u64,
-    /// Gradients and AdamW's two moments of what is trained.
+    /// The largest matrix in f32, if it is kept in bf16: a micro-batch widens one at a time to compute with it.
+    pub widened: u64,
+    /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
+    /// are kept for the rows that occurred alone, and how many that will be is not known before.
     pub state: u64,
     /// The logits of one chunk.
     pub logits: u64,
@@ -50,8 +56,11 @@ impl Footprint {
         let largest = |of_block: &dyn Fn(&Block) -> usize| {
             (blocks.iter().map(of_block).max().unwrap_or(0) * F32) as u64
         };
+        let mut kept = Kept { bytes: 0, largest_narrow: 0 };
+        llama.visit(&mut kept);
         Self {
-            weights: ((trainable.total() + trainable.frozen) * F32) as u64,
+            weights: kept.bytes as u64,
+            widened: (kept.largest_narrow * F32) as u64,
             state: (3 * trainable.total() * F32) as u64,
             logits: (longlora_kernels::LOGITS_AT_ONCE * F32) as u64,
             blocks: blocks.len(),
@@ -63,9 +72,12 @@ impl Footprint {
         }
     }
 
-    /// The peak of a step over `tokens` tokens at once, when so many blocks keep their activations.
-    pub fn peak(&self, tokens: usize, kept_blocks: usize) -> u64 {
-        let (all, tile) = (tokens as u64, tokens.min(TOKENS_PER_TILE) as u64);
+    /// The peak of a step over so many micro-batches of `tokens` tokens at once, when so many blocks keep their
+    /// activations.
+    pub fn peak(&self, micro_batches: usize, tokens: usize, kept_blocks: usize) -> u64 {
+        let micro_batches = micro_batches as u64;
+        let all = micro_batches * tokens as u64;
+        let tile = micro_batches * tokens.min(TOKENS_PER_TILE) as u64;
         let kept = kept_blocks as u64 * all * (self.of_attention + self.of_mlp);
         // A block that is run again takes the place of those that were kept.
         let again = if kept_blocks < self.blocks {
@@ -73,8 +85,28 @@ impl Footprint {
         } else {
             0
         };
-        let steady = self.weights + self.state + self.logits + all * self.per_token;
+        let widened = micro_batches * self.widened;
+        let steady = self.weights + widened + self.state + self.logits + all * self.per_token;
         steady + kept.max(again) + tile * self.inside_mlp
+    }
+}
+
+/// Parameters as they are kept.
+struct Kept {
+    bytes: usize,
+    /// Floats of the largest one in bf16.
+    largest_narrow: usize,
+}
+
+impl ModuleVisitor for Kept {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let floats = param.lazy_shape().num_elements();
+        if is_narrow(param) {
+            self.bytes += floats * F32 / 2;
+            self.largest_narrow = self.largest_narrow.max(floats);
+        } else {
+            self.bytes += floats * F32;
+        }
     }
 }
 

@@ -31,6 +31,7 @@ mod attach;
 mod trainable;
 mod names;
 mod parameters;
+mod storage;
 mod modules;
 mod files;
 mod footprint;
@@ -61,8 +62,11 @@ pub use mlp::{FeedForward, Mlp};
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
 pub use sampling::{Sampling, SamplingError};
+pub use storage::WeightStorage;
 pub use trainable::{Trainable, count_trainable};
-pub use weights::{MAX_SHARD_BYTES, load_pretrained, load_weights, save_pretrained};
+pub use weights::{
+    MAX_SHARD_BYTES, load_pretrained, load_pretrained_as, load_weights, save_pretrained,
+};
 
 /// The page that shows how a family is added is a test.
 #[cfg(doctest)]

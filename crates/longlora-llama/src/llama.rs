@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::module::embedding;
+use burn::tensor::{DType, Device, Int, Tensor};
 use longlora_adapters::{RopeOffset, Rotary};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_kernels::linear;
@@ -50,12 +51,21 @@ impl Llama {
         Pass::new(pattern.plan(layout), &self.config.windows, rotary, shared_offset)
     }
 
+    /// The rows of the embedding table, in f32 however the table is kept.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]`; result: `[batch, seq, hidden_size]`
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let rows = embedding(self.model.embed_tokens.weight.val(), ids);
+        if rows.dtype() == DType::F32 { rows } else { rows.cast(DType::F32) }
+    }
+
     /// Final hidden states, after the last norm.
     ///
     /// # Shapes
     /// - `ids`: `[batch, seq]`; result: `[batch, seq, hidden_size]`
     pub fn hidden(&self, ids: Tensor<2, Int>, pass: &Pass) -> Tensor<3> {
-        let mut hidden_states = self.model.embed_tokens.forward(ids);
+        let mut hidden_states = self.embed(ids);
         for (layer, block) in self.model.layers.iter().enumerate() {
             hidden_states = block.forward(hidden_states, layer, pass);
         }

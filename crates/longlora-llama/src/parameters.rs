@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Element, Tensor, TensorData, bf16};
 use longlora_adapters::AdapterConfig;
 use safetensors::Dtype;
 use safetensors::tensor::View;
@@ -14,6 +14,7 @@ use crate::error::LlamaError;
 use crate::files::safetensors_dtype;
 use crate::llama::Llama;
 use crate::names::checkpoint_name;
+use crate::storage::WeightStorage;
 
 /// Some of a model's parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +149,19 @@ pub fn restore(
     path: &Path,
     source: impl FnMut(&str) -> Result<TensorData, LlamaError>,
 ) -> Result<Llama, LlamaError> {
-    let mut restorer = Restorer { selection, file: path, source, path: vec![], error: None };
+    restore_as(llama, selection, WeightStorage::F32, path, source)
+}
+
+/// The same, with matrices kept as `storage` says; those in bf16 are frozen.
+pub(crate) fn restore_as(
+    llama: Llama,
+    selection: &Selection,
+    storage: WeightStorage,
+    path: &Path,
+    source: impl FnMut(&str) -> Result<TensorData, LlamaError>,
+) -> Result<Llama, LlamaError> {
+    let mut restorer =
+        Restorer { selection, storage, file: path, source, path: vec![], error: None };
     let llama = llama.map(&mut restorer);
     match restorer.error {
         None => Ok(llama),
@@ -189,6 +202,7 @@ impl ModuleVisitor for Collector<'_> {
 
 struct Restorer<'a, S> {
     selection: &'a Selection,
+    storage: WeightStorage,
     file: &'a Path,
     source: S,
     path: Vec<String>,
@@ -201,8 +215,9 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
         param: &Param<Tensor<D>>,
         name: &str,
         transposed: bool,
+        dtype: DType,
     ) -> Result<Tensor<D>, LlamaError> {
-        let data = (self.source)(name)?.convert::<f32>();
+        let data = (self.source)(name)?.convert_dtype(dtype);
         let mut needed = param.lazy_shape().to_vec();
         if transposed {
             needed.reverse();
@@ -218,7 +233,7 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
         // Laid out as a fresh one would be: products of a view are rounded otherwise, and where numbers came from must
         // not change what they compute.
         let data = if transposed { transpose(&data) } else { data };
-        Ok(Tensor::from_data(data, &param.lazy_device()))
+        Ok(Tensor::from_data(data, (&param.lazy_device(), dtype)))
     }
 }
 
@@ -237,10 +252,12 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> ModuleMapper for Restorer
             return param;
         }
         let name = checkpoint_name(&path);
-        match self.tensor(&param, &name.name, name.transposed) {
+        let dtype = self.storage.of(&path);
+        match self.tensor(&param, &name.name, name.transposed, dtype) {
             Ok(tensor) => {
                 let param_id = param.id;
-                param.transform_for_load(tensor, param_id)
+                let loaded = param.transform_for_load(tensor, param_id);
+                if dtype == DType::BF16 { loaded.set_require_grad(false) } else { loaded }
             }
             Err(error) => {
                 self.error = Some(error);
@@ -250,12 +267,20 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> ModuleMapper for Restorer
     }
 }
 
-/// The transposed matrix of f32, tile by tile, so that both sides stay in cache.
+/// The transposed matrix of f32 or bf16.
 fn transpose(matrix: &TensorData) -> TensorData {
+    match matrix.dtype() {
+        DType::BF16 => transpose_of::<bf16>(matrix),
+        _ => transpose_of::<f32>(matrix),
+    }
+}
+
+/// Tile by tile, so that both sides stay in cache.
+fn transpose_of<E: Element + Default>(matrix: &TensorData) -> TensorData {
     const TILE: usize = 32;
     let (rows, columns) = (matrix.shape()[0], matrix.shape()[1]);
-    let from = matrix.as_slice::<f32>().expect("it was made f32");
-    let mut to = vec![0.0; from.len()];
+    let from = matrix.as_slice::<E>().expect("it is of this type");
+    let mut to = vec![E::default(); from.len()];
     for top in (0..rows).step_by(TILE) {
         for left in (0..columns).step_by(TILE) {
             for row in top..rows.min(top + TILE) {

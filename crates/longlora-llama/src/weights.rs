@@ -12,7 +12,8 @@ use crate::error::LlamaError;
 use crate::files::{write_atomically, write_views};
 use crate::gguf;
 use crate::llama::Llama;
-use crate::parameters::{Handle, Selection, handles, restore};
+use crate::parameters::{Handle, Selection, handles, restore_as};
+use crate::storage::WeightStorage;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -28,10 +29,23 @@ pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 /// # Errors
 /// [`LlamaError`], naming the file and the tensor: nothing missing, torn, misshapen or left over is accepted.
 pub fn load_pretrained(model: &Path, device: &Device) -> Result<Llama, LlamaError> {
+    load_pretrained_as(model, WeightStorage::F32, device)
+}
+
+/// The same, with matrices kept as `storage` says. Those in bf16 are frozen; what is trained later is widened first, and
+/// starts from the rounded numbers.
+///
+/// # Errors
+/// As [`load_pretrained`].
+pub fn load_pretrained_as(
+    model: &Path,
+    storage: WeightStorage,
+    device: &Device,
+) -> Result<Llama, LlamaError> {
     if longlora_gguf::is_gguf(model) {
-        return gguf::load(model, device);
+        return gguf::load(model, storage, device);
     }
-    load_weights(&LlamaConfig::read(model)?, model, device)
+    load_folder(&LlamaConfig::read(model)?, model, storage, device)
 }
 
 /// Reads the weights of a model folder whose configuration is known, say, by
@@ -44,9 +58,18 @@ pub fn load_weights(
     model: &Path,
     device: &Device,
 ) -> Result<Llama, LlamaError> {
+    load_folder(config, model, WeightStorage::F32, device)
+}
+
+fn load_folder(
+    config: &LlamaConfig,
+    model: &Path,
+    storage: WeightStorage,
+    device: &Device,
+) -> Result<Llama, LlamaError> {
     let mut checkpoint = Checkpoint::open(model)?;
     let llama = config.init(device);
-    let llama = restore(llama, &Selection::Base, model, |name| checkpoint.read(name))?;
+    let llama = restore_as(llama, &Selection::Base, storage, model, |name| checkpoint.read(name))?;
     checkpoint.refuse_leftovers(config)?;
     Ok(llama)
 }

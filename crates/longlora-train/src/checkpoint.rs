@@ -3,6 +3,7 @@
 //! ```text
 //! checkpoints/step-000100/trained.safetensors   parameters, by their checkpoint names
 //!                         optimizer.bpk         AdamW's moments, burn's own format
+//!                         table.safetensors     moments of the rows seen of an embedding table that is not the head
 //!                         state.json            step and tokens; the schedule and the data order follow from the step
 //! ```
 
@@ -19,9 +20,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainingConfig;
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
+use crate::step_gradients::{table_is_looked_up_alone, table_of};
 
 const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.bpk";
+const TABLE: &str = "table.safetensors";
 const STATE: &str = "state.json";
 
 /// Where a run stands.
@@ -54,6 +57,9 @@ impl Checkpoint {
             .tempdir_in(checkpoints)
             .map_err(file("write into", checkpoints))?;
         write_tensors(&partial.path().join(TRAINED), &collect(llama, selection))?;
+        if let Some(moments) = optimizer.table.tensors() {
+            write_tensors(&partial.path().join(TABLE), &moments)?;
+        }
         let optimizer =
             optimizer.adam_w.into_bytes().map_err(|error| TrainError::NotResumable {
                 path: folder.clone(),
@@ -108,6 +114,15 @@ impl Checkpoint {
         })?;
         let mut optimizer = Optimizer::new(config, checkpoint.step);
         optimizer.adam_w = optimizer.adam_w.load_record(record);
+        if table_is_looked_up_alone(&llama) {
+            let path = latest.join(TABLE);
+            let table = table_of(&llama).val().without_autodiff();
+            let loaded = optimizer.table.load(read_tensors(&path)?, table.dims(), &table.device());
+            loaded.map_err(|reason| TrainError::NotResumable {
+                path,
+                reason: format!("its optimizer state is torn: {reason}"),
+            })?;
+        }
         Ok((checkpoint, llama, optimizer))
     }
 

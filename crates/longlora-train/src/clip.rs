@@ -13,17 +13,36 @@ pub fn clip_by_global_norm<M: Module>(
     grads: GradientsParams,
     max_norm: f64,
 ) -> (GradientsParams, f64) {
-    let mut squares = SumOfSquares { grads: &grads, sum: 0.0 };
+    let norm = sum_of_squares(module, &grads).sqrt();
+    match clip_factor(norm, max_norm) {
+        None => (grads, norm),
+        Some(factor) => (scaled(module, grads, factor), norm),
+    }
+}
+
+/// Of all entries of all gradients.
+pub(crate) fn sum_of_squares<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
+    let mut squares = SumOfSquares { grads, sum: 0.0 };
     module.visit(&mut squares);
-    let norm = squares.sum.sqrt();
+    squares.sum
+}
+
+/// What gradients of this norm are scaled by, if they are.
+pub(crate) fn clip_factor(norm: f64, max_norm: f64) -> Option<f64> {
     let factor = max_norm / (norm + 1e-6);
     // A norm that is no number is for the caller to see, not to spread over all gradients.
-    if factor.is_nan() || factor >= 1.0 {
-        return (grads, norm);
-    }
+    (factor < 1.0).then_some(factor)
+}
+
+/// All gradients times `factor`.
+pub(crate) fn scaled<M: Module>(
+    module: &M,
+    grads: GradientsParams,
+    factor: f64,
+) -> GradientsParams {
     let mut scale = Scale { from: grads, factor, to: GradientsParams::new() };
     module.visit(&mut scale);
-    (scale.to, norm)
+    scale.to
 }
 
 struct SumOfSquares<'a> {

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use longlora_adapters::{AdapterConfig, RopeKind};
 use longlora_attention::AttentionPattern;
 use longlora_data::Order;
+use longlora_llama::WeightStorage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -37,6 +38,10 @@ pub struct FinetuneConfig {
 pub struct ModelConfig {
     /// A Hugging Face folder: `config.json`, safetensors, `tokenizer.json`.
     pub path: PathBuf,
+    /// How its matrices are kept, `f32` or `bf16`, which takes half the memory and rounds what the file does not hold in
+    /// bf16. What is trained is f32 either way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weights: WeightStorage,
 }
 
 /// The context to train for.
@@ -162,7 +167,7 @@ impl FinetuneConfig {
     pub fn longlora(model: PathBuf, data: PathBuf, context_length: usize) -> Self {
         Self {
             seed: 0,
-            model: ModelConfig { path: model },
+            model: ModelConfig { path: model, weights: WeightStorage::F32 },
             context: RopeTarget { length: context_length, rope_scaling: RopeKind::Linear },
             attention: AttentionPattern::LONGLORA,
             data: DataConfig {
@@ -328,6 +333,10 @@ impl TrainingConfig {
             Some((key, value, _, needed)) => Err(TrainError::Value { key, value, needed }),
         }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 const POSITIVE: &str = "it has to be a positive number";

@@ -52,11 +52,11 @@ impl MemoryPlan {
     ) -> Self {
         let footprint = Footprint::of(llama, selection);
         let parallel = training.parallel.min(training.accumulation);
-        let tokens = length * training.batch_size * parallel;
+        let tokens = length * training.batch_size;
         // The weights are there already.
         let share_of_free = || ((free_memory() + footprint.weights) as f64 * DEFAULT_SHARE) as u64;
         let budget = training.memory.unwrap_or_else(|| ByteSize(share_of_free()));
-        let predicted = |kept| ByteSize(PROGRAM + footprint.peak(tokens, kept));
+        let predicted = |kept| ByteSize(PROGRAM + footprint.peak(parallel, tokens, kept));
         let fits = |kept: &usize| predicted(*kept) <= budget;
         let kept_blocks = (0..=footprint.blocks).rev().find(fits).unwrap_or(0);
         Self {

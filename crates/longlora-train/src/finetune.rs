@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use longlora_adapters::{RopeConfig, RopeKind, RopeScaling};
 use longlora_data::{BatchStream, Corpus, Tokenizer, Windows};
-use longlora_llama::{AdapterFacts, Llama, Selection, load_pretrained, save_adapter};
+use longlora_llama::{AdapterFacts, Llama, Selection, load_pretrained_as, save_adapter};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FinetuneConfig, HeldOut};
@@ -108,7 +108,8 @@ fn go_on(
 
 /// The base model on the autodiff device, its position embedding stretched.
 fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, TrainError> {
-    let mut llama = load_pretrained(&config.model.path, &device.clone().autodiff())?;
+    let model = &config.model;
+    let mut llama = load_pretrained_as(&model.path, model.weights, &device.clone().autodiff())?;
     llama.config.check_adapters(&config.adapters)?;
     let context = &config.context;
     llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);

@@ -16,6 +16,8 @@ use rayon::prelude::*;
 
 use crate::batch::{StepBatch, layout};
 use crate::execution::Execution;
+use crate::row_gradient::RowGradient;
+use crate::step_gradients::{StepGradients, table_is_looked_up_alone};
 use crate::step_output::StepOutput;
 
 /// The gradient of the mean loss over all targets of all micro-batches.
@@ -28,15 +30,16 @@ pub(crate) fn gradients(
     pattern: AttentionPattern,
     batch: &StepBatch,
     execution: Execution,
-) -> (GradientsParams, StepOutput) {
+) -> (StepGradients, StepOutput) {
     let targets = batch.num_targets();
     let plain = llama.valid();
     let mut sum = GradientsAccumulator::new();
+    let mut table = None;
     let mut nll_sum = 0.0;
     let seeded: Vec<(u64, &TokenBatch)> =
         (batch.dropout_seed..).zip(&batch.micro_batches).collect();
     for side_by_side in seeded.chunks(execution.parallel) {
-        let results: Vec<(GradientsParams, f64)> = side_by_side
+        let results: Vec<(StepGradients, f64)> = side_by_side
             .par_iter()
             .map(|&(seed, micro_batch)| {
                 // Leaves of its own. Burn puts graphs that share a leaf under one lock, and takes that lock and the
@@ -49,17 +52,20 @@ pub(crate) fn gradients(
                     scale: 1.0 / targets as f64,
                     kept_blocks: execution.kept_blocks,
                     sum: GradientsAccumulator::new(),
+                    table: None,
                 };
                 let nll = backward.micro_batch(pattern, micro_batch, seed);
-                (backward.sum.grads(), nll)
+                let whole = backward.sum.grads();
+                (StepGradients { whole, table: backward.table }, nll)
             })
             .collect();
         for (grads, nll) in results {
-            sum.accumulate(llama, grads);
+            sum.accumulate(llama, grads.whole);
+            table = added(table, grads.table);
             nll_sum += nll;
         }
     }
-    (sum.grads(), StepOutput { nll_sum, targets })
+    (StepGradients { whole: sum.grads(), table }, StepOutput { nll_sum, targets })
 }
 
 /// The same forward on both devices.
@@ -72,8 +78,14 @@ struct Passes {
 enum Kept {
     /// Its input, from which it is run again.
     Input(Tensor<3>),
-    /// The graphs of its attention and of the tiles of its MLP.
-    Graphs { attention: Graph, mlp: Vec<Graph> },
+    /// Everything.
+    Graphs(Box<Graphs>),
+}
+
+/// The graphs of a block's attention and of the tiles of its MLP.
+struct Graphs {
+    attention: Graph,
+    mlp: Vec<Graph>,
 }
 
 /// What the way back needs of one tile of an MLP.
@@ -109,6 +121,8 @@ struct Backward<'a> {
     /// Blocks, from the last, that keep their graphs.
     kept_blocks: usize,
     sum: GradientsAccumulator<Llama>,
+    /// Of an embedding table that is not the head.
+    table: Option<RowGradient>,
 }
 
 impl Backward<'_> {
@@ -132,7 +146,7 @@ impl Backward<'_> {
     fn forward(&self, ids: &Tensor<2, Int>, passes: &Passes) -> (Vec<Kept>, Tensor<3>) {
         let blocks = &self.plain.model.layers;
         let first_graph = blocks.len() - self.kept_blocks.min(blocks.len());
-        let mut hidden = self.plain.model.embed_tokens.forward(ids.clone());
+        let mut hidden = self.plain.embed(ids.clone());
         let mut kept = vec![];
         for (layer, block) in blocks.iter().enumerate() {
             if layer < first_graph {
@@ -156,7 +170,7 @@ impl Backward<'_> {
         let mlp: Vec<Graph> =
             tiles.map(|(tile, hidden)| self.mlp(layer, tile, hidden, passes)).collect();
         let output = Block::join(mlp.iter().map(Graph::plain_output).collect(), shape);
-        (Kept::Graphs { attention, mlp }, output)
+        (Kept::Graphs(Box::new(Graphs { attention, mlp })), output)
     }
 
     fn attention(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> Graph {
@@ -179,7 +193,8 @@ impl Backward<'_> {
     ) -> Tensor<3> {
         let shape = upstream.dims();
         let (attention, tiles) = match block {
-            Kept::Graphs { attention, mlp } => {
+            Kept::Graphs(graphs) => {
+                let Graphs { attention, mlp } = *graphs;
                 (attention, mlp.into_iter().map(Tile::Graph).collect::<Vec<_>>())
             }
             Kept::Input(input) => {
@@ -224,24 +239,33 @@ impl Backward<'_> {
 
     /// Gradients of the embedding table and of the head, which may be one and the same.
     fn embeddings(&mut self, ids: Tensor<2, Int>, upstream: Tensor<3>, d_head: Option<Tensor<2>>) {
-        let table = &self.llama.model.embed_tokens.weight;
         let mut grads = GradientsParams::new();
-        let tied = self.llama.lm_head.is_none();
-        if table.is_require_grad() {
-            let zeros = Tensor::<2>::zeros(table.dims(), &upstream.device());
-            let d_table = match (&d_head, tied) {
-                (Some(d_head), true) => d_head.clone().transpose(),
-                _ => zeros,
-            };
-            let rows = ids.flatten::<1>(0, 1);
-            let upstream = upstream.flatten::<2>(0, 1);
-            let d_table = d_table.select_assign(0, rows, upstream, IndexingUpdateOp::Add);
-            grads.register(table.id, d_table);
-        }
-        if let (Some(head), Some(d_head)) = (&self.llama.lm_head, d_head) {
-            grads.register(head.weight.id, d_head);
+        let (ids, upstream) = (ids.flatten::<1>(0, 1), upstream.flatten::<2>(0, 1));
+        if table_is_looked_up_alone(self.llama) {
+            let ids: Vec<i64> = ids.into_data().iter().collect();
+            self.table = added(self.table.take(), Some(RowGradient::of_lookup(&ids, upstream)));
+            if let (Some(head), Some(d_head)) = (&self.llama.lm_head, d_head) {
+                grads.register(head.weight.id, d_head);
+            }
+        } else if let Some(d_head) = d_head {
+            match &self.llama.lm_head {
+                Some(head) => grads.register(head.weight.id, d_head),
+                // The softmax reaches every row of a table that is the head, too.
+                None => {
+                    let add = IndexingUpdateOp::Add;
+                    let d_table = d_head.transpose().select_assign(0, ids, upstream, add);
+                    grads.register(self.llama.model.embed_tokens.weight.id, d_table);
+                }
+            }
         }
         self.sum.accumulate(self.llama, grads);
+    }
+}
+
+fn added(sum: Option<RowGradient>, term: Option<RowGradient>) -> Option<RowGradient> {
+    match (sum, term) {
+        (Some(sum), Some(term)) => Some(sum.plus(term)),
+        (sum, term) => sum.or(term),
     }
 }
 

@@ -1,11 +1,15 @@
 //! AdamW, with its own rates for what is trained.
 
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::ParamGroup;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
+use burn::tensor::Tensor;
 
 use crate::config::TrainingConfig;
+use crate::row_adam_w::RowAdamW;
 use crate::schedule::Schedule;
+use crate::step_gradients::{StepGradients, table_of};
+use crate::trainee::Trainee;
 
 /// Optimizer and learning rates of a run.
 #[derive(Clone)]
@@ -14,6 +18,8 @@ pub struct Optimizer {
     pub adam_w: ModuleOptimizer,
     /// Rates, in the same groups.
     pub rates: ModuleLrScheduler,
+    /// The same AdamW of an embedding table that is not the head: it keeps moments for the rows seen alone.
+    pub table: RowAdamW,
 }
 
 impl Optimizer {
@@ -47,9 +53,31 @@ impl Optimizer {
             rates: ModuleLrScheduler::new(schedule(rates.lora))
                 .with_group(norms_and_embeddings(), schedule(rates.norms_and_embeddings))
                 .with_group(rope_offsets(), schedule(rates.rope_offsets)),
+            table: RowAdamW::new(config),
         }
     }
+
+    /// One step at these rates.
+    pub(crate) fn step(
+        &mut self,
+        rates: ModuleLearningRate,
+        mut trainee: Trainee,
+        StepGradients { whole, table }: StepGradients,
+    ) -> Trainee {
+        if let Some(gradient) = table {
+            let weight = table_of(&trainee.llama).clone();
+            let rate = rates.lr_from_param(weight.id, Some(TABLE));
+            trainee.llama.model.embed_tokens.weight = weight.map(|weight| {
+                let updated = self.table.step(rate, weight.without_autodiff(), &gradient);
+                Tensor::from_inner(updated).require_grad()
+            });
+        }
+        self.adam_w.step(rates, trainee, whole)
+    }
 }
+
+/// Path of the embedding table.
+const TABLE: &str = "llama.model.embed_tokens.weight";
 
 fn norms_and_embeddings() -> ParamGroup {
     ParamGroup::from_any_predicates(vec!["norm.gamma", "embed_tokens.weight"])

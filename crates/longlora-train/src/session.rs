@@ -3,13 +3,11 @@
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::train::TrainStep;
 use longlora_data::BatchStream;
 use longlora_llama::{Llama, Selection};
 
 use crate::batch::StepBatch;
 use crate::checkpoint::Checkpoint;
-use crate::clip::clip_by_global_norm;
 use crate::config::TrainingConfig;
 use crate::error::TrainError;
 use crate::event::Event;
@@ -81,17 +79,17 @@ impl Session<'_> {
             return Err(TrainError::NoTargets { step: number });
         }
         let tokens = batch.tokens();
-        let output = TrainStep::step(&self.trainee, batch);
+        let (grads, output) = self.trainee.gradients(&batch);
         let max_norm = self.trainee.max_grad_norm.unwrap_or(f64::INFINITY);
-        let (grads, grad_norm) = clip_by_global_norm(&self.trainee.llama, output.grads, max_norm);
-        let loss = output.item.loss();
+        let (grads, grad_norm) = grads.clipped(&self.trainee.llama, max_norm);
+        let loss = output.loss();
         if !loss.is_finite() || !grad_norm.is_finite() {
             let loss = if loss.is_finite() { grad_norm } else { loss };
             return Err(TrainError::NotFinite { step: number, loss });
         }
         let rates = self.optimizer.rates.step();
         let learning_rate = rates.base();
-        self.trainee = self.optimizer.adam_w.step(rates, self.trainee.clone(), grads);
+        self.trainee = self.optimizer.step(rates, self.trainee.clone(), grads);
         self.at = Checkpoint { step: number, tokens: self.at.tokens + tokens as u64 };
         Ok(StepReport {
             step: number,

@@ -11,6 +11,7 @@ use crate::batch::{StepBatch, layout};
 use crate::clip::clip_by_global_norm;
 use crate::execution::Execution;
 use crate::gradients::gradients;
+use crate::step_gradients::StepGradients;
 use crate::step_output::StepOutput;
 
 /// A LLaMA with what its training step needs to know.
@@ -29,14 +30,21 @@ pub struct Trainee {
     pub execution: Execution,
 }
 
+impl Trainee {
+    /// The gradient of the mean loss per target, each part in its smallest form.
+    pub(crate) fn gradients(&self, batch: &StepBatch) -> (StepGradients, StepOutput) {
+        gradients(&self.llama, self.pattern, batch, self.execution)
+    }
+}
+
 impl TrainStep for Trainee {
     type Input = StepBatch;
     type Output = StepOutput;
 
     /// The gradient of the mean loss per target; accumulation happens inside, over micro-batches of any size.
     fn step(&self, batch: StepBatch) -> TrainOutput<StepOutput> {
-        let (grads, item) = gradients(&self.llama, self.pattern, &batch, self.execution);
-        TrainOutput { grads, item }
+        let (grads, item) = self.gradients(&batch);
+        TrainOutput { grads: grads.into_whole(&self.llama), item }
     }
 
     fn optimize(

@@ -44,7 +44,9 @@ impl Comparison {
             }
             Ok(())
         };
-        let load = |stretch, adapter| load_stretched(&config.model.path, stretch, device, adapter);
+        let model = &config.model;
+        let load =
+            |stretch, adapter| load_stretched(&model.path, model.weights, stretch, device, adapter);
         let full = AttentionPattern::Full;
         row(BASE, &load(None, None)?, full)?;
         // A model that reaches so far by itself has nothing to stretch.

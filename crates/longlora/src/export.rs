@@ -11,8 +11,8 @@ use longlora_data::{Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
 use longlora_gguf::{GgufFile, TensorKind, is_gguf};
 use longlora_llama::{
-    Agreement, Llama, MAX_SHARD_BYTES, agreement, load_pretrained, save_gguf, save_pretrained,
-    write_atomically,
+    Agreement, Llama, MAX_SHARD_BYTES, WeightStorage, agreement, load_pretrained, save_gguf,
+    save_pretrained, write_atomically,
 };
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ impl Export {
             "--data is for the cost of --drop-rope-offsets alone; give both or neither"
         );
         let source = self.model.folder()?;
-        let merged = self.model.load(None)?.merge();
+        let merged = self.model.load(WeightStorage::F32, None)?.merge();
         let llama = match &self.data {
             Some(data) => {
                 self.print_cost_of_dropping(&merged, data)?;

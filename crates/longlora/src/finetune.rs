@@ -18,7 +18,7 @@ use longlora_train::{
 use crate::comparison::{Comparison, default_lengths};
 use crate::device::DeviceKind;
 use crate::embedded;
-use crate::model::{model_folder, refuse_needless_scaling};
+use crate::model::{WeightKind, model_folder, refuse_needless_scaling};
 use crate::pattern::PatternArgs;
 use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::{print, say};
@@ -38,6 +38,9 @@ pub(crate) struct Finetune {
     /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
     #[arg(long, value_name = "DIR|OWNER/NAME", requires = "data", requires = "context_length")]
     model: Option<PathBuf>,
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32; what is trained stays f32 [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<WeightKind>,
     /// Training text: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -242,6 +245,9 @@ impl Finetune {
         };
         if let Some(model) = &self.model {
             config.model.path = model_folder(model)?;
+        }
+        if let Some(kind) = self.weights {
+            config.model.weights = kind.into();
         }
         if let Some(data) = &self.data {
             config.data.path.clone_from(data);

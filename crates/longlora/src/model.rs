@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use longlora_adapters::RopeKind;
 use longlora_data::Tokenizer;
-use longlora_llama::{Llama, LlamaConfig, load_adapter, load_pretrained};
+use longlora_llama::{Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as};
 use longlora_train::extended_rope;
 
 use crate::device::DeviceKind;
@@ -34,6 +34,24 @@ pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
     })
 }
 
+/// How the matrices of a model are kept; everything is computed in f32.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum WeightKind {
+    /// 4 bytes per weight
+    F32,
+    /// 2 bytes per weight: exact if the file is in bf16, rounded to the nearest otherwise
+    Bf16,
+}
+
+impl From<WeightKind> for WeightStorage {
+    fn from(kind: WeightKind) -> Self {
+        match kind {
+            WeightKind::F32 => Self::F32,
+            WeightKind::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// A base model, with an adapter or without.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
@@ -50,13 +68,17 @@ pub(crate) struct ModelArgs {
 
 impl ModelArgs {
     /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
-    pub(crate) fn load(&self, stretch: Option<(RopeKind, usize)>) -> Result<Llama> {
+    pub(crate) fn load(
+        &self,
+        weights: WeightStorage,
+        stretch: Option<(RopeKind, usize)>,
+    ) -> Result<Llama> {
         let model = model_folder(&self.model)?;
         if let Some((_, length)) = stretch {
             refuse_needless_scaling(&LlamaConfig::read(&model)?, length)?;
         }
         let device = self.device.open();
-        load_stretched(&model, stretch, &device, self.adapter.as_deref())
+        load_stretched(&model, weights, stretch, &device, self.adapter.as_deref())
     }
 
     /// Where the base model lies.
@@ -75,11 +97,12 @@ impl ModelArgs {
 
 pub(crate) fn load_stretched(
     model: &Path,
+    weights: WeightStorage,
     stretch: Option<(RopeKind, usize)>,
     device: &Device,
     adapter: Option<&Path>,
 ) -> Result<Llama> {
-    let mut llama = load_pretrained(model, device)?;
+    let mut llama = load_pretrained_as(model, weights, device)?;
     if let Some((kind, length)) = stretch {
         llama.config.rope = extended_rope(&llama.config.rope, kind, length);
         llama.config.rope.validate()?;

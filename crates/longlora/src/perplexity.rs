@@ -10,7 +10,7 @@ use longlora_data::Corpus;
 use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, perplexity};
 use longlora_llama::Llama;
 
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, WeightKind};
 use crate::pattern::PatternArgs;
 use crate::print;
 use crate::progress::Progress;
@@ -22,6 +22,9 @@ use crate::progress::Progress;
 pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelArgs,
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
     /// What to measure on: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
@@ -60,7 +63,8 @@ impl Perplexity {
     pub(crate) fn run(self) -> Result<()> {
         let longest = self.lengths.iter().copied().max().unwrap_or_default();
         let pattern = self.pattern.over(AttentionPattern::Full)?;
-        let llama = self.model.load(self.rope_scaling.map(|kind| (kind, longest)))?;
+        let stretch = self.rope_scaling.map(|kind| (kind, longest));
+        let llama = self.model.load(self.weights.into(), stretch)?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;

@@ -12,7 +12,7 @@ use clap::Args;
 use longlora_data::{DecodeStream, Tokenizer};
 use longlora_llama::{GenerateOptions, KvCache, Llama, Sampling, Streaming};
 
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, WeightKind};
 use crate::say;
 use crate::stop_strings::StopStrings;
 
@@ -22,6 +22,9 @@ const SINKS: usize = 4;
 /// How text is written.
 #[derive(Args)]
 pub(crate) struct WritingArgs {
+    /// How the matrices of the model are kept, an adapter merged into them: bf16 takes half the memory of f32
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
     /// 0 takes the likeliest token, 1 draws one as the model has learnt, what lies between draws more carefully
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
     temperature: f64,
@@ -101,7 +104,7 @@ impl Writer {
         );
         let tokenizer = model.tokenizer()?;
         // Merged: an update of low rank costs little in training, and two products per layer and token here.
-        let mut llama = model.load(None)?.merge();
+        let mut llama = model.load(writing.weights.into(), None)?.merge();
         let streaming = writing.streaming(llama.config.rope.max_position_embeddings)?;
         if let Some(eos) = &tokenizer.special_tokens().eos
             && !llama.config.eos_token_ids.contains(&eos.id)

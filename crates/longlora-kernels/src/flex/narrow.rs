@@ -25,7 +25,8 @@ pub(super) fn product(out: &mut [f32], x: &[f32], weight: &FloatTensor<Flex>) {
     let data: &[bf16] = weight.as_slice().expect("it was made contiguous and is bf16");
     let arch = Arch::new();
     for (out, x) in out.chunks_exact_mut(d_output).zip(x.chunks_exact(d_input)) {
-        let columns = (CHUNK / d_input).max(16);
+        let tasks = if data.len() < CHUNK { 1 } else { 2 * rayon::current_num_threads() };
+        let columns = d_output.div_ceil(tasks).next_multiple_of(16);
         out.par_chunks_mut(columns).enumerate().for_each(|(index, out)| {
             let first = index * columns;
             if turned {

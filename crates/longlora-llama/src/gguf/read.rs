@@ -10,19 +10,25 @@ use super::{config, names, rope, rows};
 use crate::config::LlamaConfig;
 use crate::error::LlamaError;
 use crate::llama::Llama;
-use crate::parameters::{Selection, restore};
+use crate::parameters::{Selection, restore_as};
+use crate::storage::WeightStorage;
 
 /// Reads what a GGUF file says of its model.
 pub(crate) fn read_config(path: &Path) -> Result<LlamaConfig, LlamaError> {
     config::read(&mut GgufFile::open(path)?)
 }
 
-/// Reads the model of a GGUF file, quantised or not, as f32.
-pub(crate) fn load(path: &Path, device: &Device) -> Result<Llama, LlamaError> {
+/// Reads the model of a GGUF file, quantised or not.
+pub(crate) fn load(
+    path: &Path,
+    storage: WeightStorage,
+    device: &Device,
+) -> Result<Llama, LlamaError> {
     let mut file = GgufFile::open(path)?;
     let config = config::read(&mut file)?;
     let mut weights = Weights::new(file, &config);
-    let llama = restore(config.init(device), &Selection::Base, path, |name| weights.read(name))?;
+    let llama = config.init(device);
+    let llama = restore_as(llama, &Selection::Base, storage, path, |name| weights.read(name))?;
     weights.refuse_leftovers()?;
     Ok(llama)
 }

@@ -1,0 +1,76 @@
+//! In which type the weights of a model are kept.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::parameters::Role;
+
+/// The type in which large matrices are kept: those of linear layers, the embedding table and the head. Everything else,
+/// and everything that is trained, is kept in f32; and all is computed in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightStorage {
+    /// 4 bytes per number.
+    #[default]
+    F32,
+    /// 2 bytes per number. What a file holds in bf16 is kept exactly, all else is rounded to the nearest, ties to even.
+    Bf16,
+}
+
+impl WeightStorage {
+    /// The type of the parameter at `path`.
+    pub(crate) fn of(self, path: &str) -> DType {
+        let is_matrix = match Role::of(path) {
+            Role::Embedding | Role::Head => true,
+            // The router of a mixture of experts is another `weight`: it is small, and its choices are abrupt.
+            Role::Weight => path.ends_with(".base.weight"),
+            Role::Lora | Role::RopeOffset | Role::Norm => false,
+        };
+        match self {
+            Self::Bf16 if is_matrix => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+}
+
+/// The same numbers in f32, of everything that is kept in bf16. What was never drawn stays so.
+pub(crate) fn widened<M: Module>(module: M) -> M {
+    module.map(&mut Widener)
+}
+
+struct Widener;
+
+impl ModuleMapper for Widener {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if is_narrow(&param) { param.map(|tensor| tensor.cast(DType::F32)) } else { param }
+    }
+}
+
+/// Whether a parameter is kept in bf16. None is before it was read: fresh ones are f32.
+pub(crate) fn is_narrow<const D: usize>(param: &Param<Tensor<D>>) -> bool {
+    param.is_initialized() && param.val().dtype() == DType::BF16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_alone_are_kept_in_bf16() {
+        let layer = "model.layers.0";
+        for (path, dtype) in [
+            ("model.embed_tokens.weight".to_owned(), DType::BF16),
+            ("lm_head.weight".to_owned(), DType::BF16),
+            (format!("{layer}.self_attn.q_proj.base.weight"), DType::BF16),
+            (format!("{layer}.mlp.Experts.experts.3.up_proj.base.weight"), DType::BF16),
+            (format!("{layer}.mlp.Experts.gate.weight"), DType::F32),
+            (format!("{layer}.self_attn.q_proj.base.bias"), DType::F32),
+            (format!("{layer}.self_attn.q_proj.update.lora_a"), DType::F32),
+            (format!("{layer}.input_layernorm.gamma"), DType::F32),
+        ] {
+            assert_eq!(WeightStorage::Bf16.of(&path), dtype, "{path}");
+            assert_eq!(WeightStorage::F32.of(&path), DType::F32, "{path}");
+        }
+    }
+}
