@@ -75,11 +75,12 @@ struct Passes {
 }
 
 /// What the forward leaves of a block.
+#[expect(clippy::large_enum_variant, reason = "there is one per block, and its tensors are larger")]
 enum Kept {
     /// Its input, from which it is run again.
     Input(Tensor<3>),
     /// Everything.
-    Graphs(Box<Graphs>),
+    Graphs(Graphs),
 }
 
 /// The graphs of a block's attention and of the tiles of its MLP.
@@ -89,6 +90,7 @@ struct Graphs {
 }
 
 /// What the way back needs of one tile of an MLP.
+#[expect(clippy::large_enum_variant, reason = "there is one per tile, and its tensors are larger")]
 enum Tile {
     Input(Tensor<3>),
     Graph(Graph),
@@ -170,7 +172,7 @@ impl Backward<'_> {
         let mlp: Vec<Graph> =
             tiles.map(|(tile, hidden)| self.mlp(layer, tile, hidden, passes)).collect();
         let output = Block::join(mlp.iter().map(Graph::plain_output).collect(), shape);
-        (Kept::Graphs(Box::new(Graphs { attention, mlp })), output)
+        (Kept::Graphs(Graphs { attention, mlp }), output)
     }
 
     fn attention(&self, layer: usize, input: Tensor<3>, passes: &Passes) -> Graph {
@@ -193,8 +195,7 @@ impl Backward<'_> {
     ) -> Tensor<3> {
         let shape = upstream.dims();
         let (attention, tiles) = match block {
-            Kept::Graphs(graphs) => {
-                let Graphs { attention, mlp } = *graphs;
+            Kept::Graphs(Graphs { attention, mlp }) => {
                 (attention, mlp.into_iter().map(Tile::Graph).collect::<Vec<_>>())
             }
             Kept::Input(input) => {
