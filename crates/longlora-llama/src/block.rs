@@ -12,7 +12,7 @@ use crate::pass::Pass;
 
 /// Tokens that an MLP takes at a time. A multiple of what the linear layers cut rows into, so that nothing is smaller for
 /// it.
-pub(crate) const TOKENS_PER_TILE: usize = 2048;
+pub(crate) const TOKENS_PER_TILE: usize = 4096;
 
 /// Attention and MLP, each behind a norm and added to the residual stream.
 #[derive(Module, Debug)]
