@@ -5,12 +5,14 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Columns, Right, Rows, multiply, multiply_add, transpose};
+use super::gemm::{Columns, Right, Rows, multiply, multiply_add, stride_of, transpose};
 use super::problem::{Keys, Piece, Problem, tiles};
 use longlora_kernels::rows::exp;
 
 /// Queries and keys per tile: scores, transposed queries, and a tile of keys or values share the first-level cache.
 const TILE: usize = 64;
+/// Between rows of a tile.
+const STRIDE: usize = stride_of(TILE);
 
 /// `(out, lse)`, `out` where [`Problem::out_range`] says, `lse` in the layout of [`Problem::lse_shape`].
 pub(super) fn forward(
@@ -81,11 +83,11 @@ impl WithSimd for QueryTile<'_> {
 
 /// The running softmax of a tile of queries. Scores lie by keys, so that what belongs to one query is one lane of SIMD.
 struct Softmax {
-    /// Queries with the softmax scale, transposed: `[head_dim, TILE]`
+    /// Queries with the softmax scale, transposed: `[head_dim, STRIDE]`
     q: Vec<f32>,
-    /// `[keys, TILE]`: scores, then their exponentials relative to `max`.
+    /// `[keys, STRIDE]`: scores, then their exponentials relative to `max`.
     scores: Vec<f32>,
-    /// `[queries, head_dim]`, relative to `max`.
+    /// `[queries, stride_of(head_dim)]`, relative to `max`.
     out: Vec<f32>,
     /// The largest score of each query so far.
     max: [f32; TILE],
@@ -101,15 +103,15 @@ impl Softmax {
     #[inline(always)]
     fn new(problem: &Problem<'_>, queries: &[f32], rows: usize) -> Self {
         let width = problem.head_dim;
-        let mut q = vec![0.0; width * TILE];
-        transpose(queries, width, &mut q, TILE);
+        let mut q = vec![0.0; width * STRIDE];
+        transpose(queries, width, &mut q, STRIDE);
         for entry in &mut q {
             *entry *= problem.softmax_scale;
         }
         Self {
             q,
-            scores: vec![0.0; TILE * TILE],
-            out: vec![0.0; rows * width],
+            scores: vec![0.0; TILE * STRIDE],
+            out: vec![0.0; rows * stride_of(width)],
             max: [f32::NEG_INFINITY; TILE],
             sum: [0.0; TILE],
             shrink: [0.0; TILE],
@@ -122,8 +124,8 @@ impl Softmax {
     #[inline(always)]
     fn scores<S: Simd>(&mut self, simd: S, k: &[f32], columns: usize) {
         let left = Rows { data: k, rows: columns, depth: self.width, stride: self.width };
-        let right = Right { data: &self.q, columns: TILE, stride: TILE };
-        multiply(simd, &mut self.scores, TILE, left, right);
+        let right = Right { data: &self.q, columns: TILE, stride: STRIDE };
+        multiply(simd, &mut self.scores, STRIDE, left, right);
     }
 
     /// Puts `value` where a query does not see a key.
@@ -135,17 +137,17 @@ impl Softmax {
         [queries, keys]: [&Range<usize>; 2],
         value: f32,
     ) {
-        for (key, row) in keys.clone().zip(self.scores.chunks_exact_mut(TILE)) {
+        for (key, row) in keys.clone().zip(self.scores.chunks_exact_mut(STRIDE)) {
             let seeing = problem.seeing(piece, key, queries);
             row[..seeing.start].fill(value);
-            row[seeing.end..].fill(value);
+            row[seeing.end..TILE].fill(value);
         }
     }
 
     /// Takes the new scores into the maxima, lane by lane.
     #[inline(always)]
     fn raise_maxima(&mut self, columns: usize) {
-        let scores = &self.scores.as_chunks::<TILE>().0[..columns];
+        let scores = &self.scores.as_chunks::<STRIDE>().0[..columns];
         for (lane, (max, shrink)) in lanes(&mut self.max).zip(lanes(&mut self.shrink)).enumerate() {
             let before = *max;
             let mut largest = before;
@@ -167,7 +169,7 @@ impl Softmax {
     /// maximum makes it zero.
     #[inline(always)]
     fn exponentiate(&mut self, columns: usize) {
-        let scores = &mut self.scores.as_chunks_mut::<TILE>().0[..columns];
+        let scores = &mut self.scores.as_chunks_mut::<STRIDE>().0[..columns];
         let sums = lanes(&mut self.sum).zip(lanes(&mut self.max).zip(lanes(&mut self.shrink)));
         for (lane, (total, (max, shrink))) in sums.enumerate() {
             let (mut sum, mut shift) = ([0.0; LANES], *max);
@@ -192,27 +194,30 @@ impl Softmax {
     fn add<S: Simd>(&mut self, simd: S, v: &[f32], columns: usize) {
         // After the first tiles a new maximum is rare.
         if self.shrink.iter().any(|&shrink| shrink != 1.0) {
-            for (row, &shrink) in self.out.chunks_exact_mut(self.width).zip(&self.shrink) {
+            for (row, &shrink) in self.out.chunks_exact_mut(stride_of(self.width)).zip(&self.shrink)
+            {
                 for entry in row {
                     *entry *= shrink;
                 }
             }
         }
-        let left = Columns { data: &self.scores, rows: self.rows, depth: columns, stride: TILE };
+        let left = Columns { data: &self.scores, rows: self.rows, depth: columns, stride: STRIDE };
         let right = Right { data: v, columns: self.width, stride: self.width };
-        multiply_add(simd, &mut self.out, self.width, left, right);
+        multiply_add(simd, &mut self.out, stride_of(self.width), left, right);
     }
 
     /// `(out, lse)`
     #[inline(always)]
-    fn finish(mut self, width: usize) -> (Vec<f32>, Vec<f32>) {
-        for (row, sum) in self.out.chunks_exact_mut(width).zip(self.sum) {
-            for entry in row {
-                *entry /= sum;
+    fn finish(self, width: usize) -> (Vec<f32>, Vec<f32>) {
+        let mut out = vec![0.0; self.rows * width];
+        let rows = out.chunks_exact_mut(width).zip(self.out.chunks_exact(stride_of(width)));
+        for ((out, row), sum) in rows.zip(self.sum) {
+            for (out, entry) in out.iter_mut().zip(row) {
+                *out = entry / sum;
             }
         }
         let lse = self.max.iter().zip(&self.sum).take(self.rows);
-        (self.out, lse.map(|(max, sum)| max + sum.ln()).collect())
+        (out, lse.map(|(max, sum)| max + sum.ln()).collect())
     }
 }
 

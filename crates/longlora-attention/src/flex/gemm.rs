@@ -242,6 +242,27 @@ fn block<S: Simd, K: Store, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
+/// How far apart rows are kept that a product walks down: an odd number of cache lines. At a power of two they would all
+/// fall on the same few places of the first-level cache and drive each other out.
+pub(super) const fn stride_of(columns: usize) -> usize {
+    const LINE: usize = 64 / size_of::<f32>();
+    (columns.div_ceil(LINE) | 1) * LINE
+}
+
+/// Copies rows that are `from_stride` apart to where they are `stride` apart.
+#[inline(always)]
+pub(super) fn spread(
+    from: &[f32],
+    from_stride: usize,
+    columns: usize,
+    into: &mut [f32],
+    stride: usize,
+) {
+    for (from, into) in from.chunks(from_stride).zip(into.chunks_exact_mut(stride)) {
+        into[..columns].copy_from_slice(&from[..columns]);
+    }
+}
+
 /// Writes the transpose of `x`, `rows × columns`, as `columns` rows of `stride`.
 #[inline(always)]
 pub(super) fn transpose(x: &[f32], columns: usize, into: &mut [f32], stride: usize) {

@@ -5,12 +5,14 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Columns, Right, Rows, multiply, multiply_add, transpose};
+use super::gemm::{Columns, Right, Rows, multiply, multiply_add, spread, stride_of, transpose};
 use super::problem::{Piece, Problem, Queries, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum};
 
 /// Queries and keys per tile.
 const TILE: usize = 64;
+/// Between rows of a tile.
+const STRIDE: usize = stride_of(TILE);
 
 /// What the backward reads, each in the layout of [`Problem`]'s shapes.
 pub(super) struct Inputs<'a> {
@@ -39,24 +41,43 @@ pub(super) fn gradient(
     let pieces = problem.pieces();
     let parts: Vec<Part<'_>> =
         pieces.iter().flat_map(|piece| Part::all(problem, piece, inputs)).collect();
-    let results: Vec<PartGradient> = parts.par_iter().map(|part| arch.dispatch(part)).collect();
+    let results: Vec<(&Part<'_>, PartGradient)> =
+        parts.par_iter().map(|part| (part, arch.dispatch(part))).collect();
 
+    let heads: Vec<_> =
+        results.chunk_by(|(a, _), (b, _)| a.query_head() == b.query_head()).collect();
+    let kv_heads: Vec<_> = results.chunk_by(|(a, _), (b, _)| a.kv_head() == b.kv_head()).collect();
     let mut dq = vec![0.0; inputs.q.len()];
+    dq.par_chunks_mut(problem.seq * problem.head_dim).zip(heads).for_each(|(dq, results)| {
+        for (part, result) in results {
+            add(&mut dq[part.queries.start * problem.head_dim..], &result.dq, problem.head_dim);
+        }
+    });
+    let sum_of_keys = |of: fn(&PartGradient) -> &[f32], sum: &mut [f32]| {
+        sum.par_chunks_mut(problem.seq * problem.head_dim).zip(&kv_heads).for_each(
+            |(sum, results)| {
+                for (part, result) in *results {
+                    let sum = &mut sum[part.keys.start * problem.head_dim..];
+                    add(sum, of(result), problem.head_dim);
+                }
+            },
+        );
+    };
     let mut dk = vec![0.0; inputs.k.len()];
+    sum_of_keys(|result| &result.dk, &mut dk);
     let mut dv = vec![0.0; inputs.v.len()];
-    for (part, result) in parts.iter().zip(results) {
-        add(&mut dq[problem.query_range(part.piece, &part.queries)], &result.dq);
-        let range = problem.key_range(part.piece, &part.keys);
-        add(&mut dk[range.clone()], &result.dk);
-        add(&mut dv[range], &result.dv);
-    }
+    sum_of_keys(|result| &result.dv, &mut dv);
     (dq, dk, dv)
 }
 
-fn add(sum: &mut [f32], terms: &[f32]) {
-    sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+/// Adds rows of `width` that are `stride_of(width)` apart.
+fn add(sum: &mut [f32], terms: &[f32], width: usize) {
+    for (sum, terms) in sum.chunks_exact_mut(width).zip(terms.chunks_exact(stride_of(width))) {
+        sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+    }
 }
 
+/// Rows of `head_dim` entries, `stride_of(head_dim)` apart.
 struct PartGradient {
     dq: Vec<f32>,
     dk: Vec<f32>,
@@ -73,6 +94,16 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
+    /// Row and query head.
+    fn query_head(&self) -> (usize, usize) {
+        (self.piece.row, self.piece.head)
+    }
+
+    /// Row and key head.
+    fn kv_head(&self) -> (usize, usize) {
+        (self.piece.row, self.piece.head / self.problem.queries_per_kv())
+    }
+
     fn all(
         problem: &'a Problem<'a>,
         piece: &'a Piece,
@@ -94,53 +125,56 @@ impl WithSimd for &Part<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> PartGradient {
         let Part { problem, piece, inputs, .. } = self;
         let width = problem.head_dim;
-        let queries_at = problem.query_range(piece, &self.queries);
-        let mut q = inputs.q[queries_at].to_vec();
-        for entry in &mut q {
-            *entry *= problem.softmax_scale;
-        }
-        let (d_out, d_out_stride) = inputs.d_out.from(piece, self.queries.start);
+        let stride = stride_of(width);
+        let (d_out_rows, d_out_stride) = inputs.d_out.from(piece, self.queries.start);
         let (out, out_stride) = inputs.out.from(piece, self.queries.start);
         let mut delta = vec![0.0; self.queries.len()];
         for (i, delta) in delta.iter_mut().enumerate() {
-            *delta = dot(&d_out[i * d_out_stride..][..width], &out[i * out_stride..][..width]);
+            *delta = dot(&d_out_rows[i * d_out_stride..][..width], &out[i * out_stride..][..width]);
+        }
+        let mut d_out = vec![0.0; self.queries.len() * stride];
+        spread(d_out_rows, d_out_stride, width, &mut d_out, stride);
+        let mut q = vec![0.0; self.queries.len() * stride];
+        spread(&inputs.q[problem.query_range(piece, &self.queries)], width, width, &mut q, stride);
+        for entry in &mut q {
+            *entry *= problem.softmax_scale;
         }
         let lse = &inputs.lse[problem.lse_range(piece, &self.queries)];
 
         let mut gradient = PartGradient {
-            dq: vec![0.0; self.queries.len() * width],
-            dk: vec![0.0; self.keys.len() * width],
-            dv: vec![0.0; self.keys.len() * width],
+            dq: vec![0.0; self.queries.len() * stride],
+            dk: vec![0.0; self.keys.len() * stride],
+            dv: vec![0.0; self.keys.len() * stride],
         };
         let mut scratch = Scratch::new(width);
         for keys in tiles(self.keys.clone(), TILE) {
             let range = problem.key_range(piece, &keys);
             let (k, v) = (&inputs.k[range.clone()], &inputs.v[range]);
-            transpose(k, width, &mut scratch.k_transposed, TILE);
-            transpose(v, width, &mut scratch.v_transposed, TILE);
+            transpose(k, width, &mut scratch.k_transposed, STRIDE);
+            transpose(v, width, &mut scratch.v_transposed, STRIDE);
+            spread(k, width, width, &mut scratch.k, stride);
             let keys_at =
-                (keys.start - self.keys.start) * width..(keys.end - self.keys.start) * width;
+                (keys.start - self.keys.start) * stride..(keys.end - self.keys.start) * stride;
             for queries in tiles(keys.start..problem.last_seeing(piece, &keys), TILE) {
                 let local = queries.start - self.queries.start..queries.end - self.queries.start;
-                let tile = local.start * width..local.end * width;
+                let tile = local.start * stride..local.end * stride;
                 let (rows, columns) = (queries.len(), keys.len());
                 scratch.scores(simd, &q[tile.clone()], rows, columns);
                 scratch.normalise(problem, piece, [&queries, &keys], &lse[local.clone()]);
 
-                let data = &d_out[local.start * d_out_stride..];
-                let d_out = Right { data, columns: width, stride: d_out_stride };
+                let d_out = Right { data: &d_out[tile.clone()], columns: width, stride };
                 let weights =
-                    Columns { data: &scratch.weights, rows: columns, depth: rows, stride: TILE };
-                multiply_add(simd, &mut gradient.dv[keys_at.clone()], width, weights, d_out);
+                    Columns { data: &scratch.weights, rows: columns, depth: rows, stride: STRIDE };
+                multiply_add(simd, &mut gradient.dv[keys_at.clone()], stride, weights, d_out);
 
                 scratch.d_scores(simd, d_out, &delta[local], rows, columns);
                 let data = &scratch.d_scores;
-                let by_key = Columns { data, rows: columns, depth: rows, stride: TILE };
-                let q = Right { data: &q[tile.clone()], columns: width, stride: width };
-                multiply_add(simd, &mut gradient.dk[keys_at.clone()], width, by_key, q);
-                let by_query = Rows { data, rows, depth: columns, stride: TILE };
-                let k = Right { data: k, columns: width, stride: width };
-                multiply_add(simd, &mut gradient.dq[tile], width, by_query, k);
+                let by_key = Columns { data, rows: columns, depth: rows, stride: STRIDE };
+                let q = Right { data: &q[tile.clone()], columns: width, stride };
+                multiply_add(simd, &mut gradient.dk[keys_at.clone()], stride, by_key, q);
+                let by_query = Rows { data, rows, depth: columns, stride: STRIDE };
+                let k = Right { data: &scratch.k, columns: width, stride };
+                multiply_add(simd, &mut gradient.dq[tile], stride, by_query, k);
             }
         }
         for entry in &mut gradient.dq {
@@ -155,6 +189,7 @@ struct Scratch {
     width: usize,
     weights: Vec<f32>,
     d_scores: Vec<f32>,
+    k: Vec<f32>,
     k_transposed: Vec<f32>,
     v_transposed: Vec<f32>,
 }
@@ -163,19 +198,20 @@ impl Scratch {
     fn new(width: usize) -> Self {
         Self {
             width,
-            weights: vec![0.0; TILE * TILE],
-            d_scores: vec![0.0; TILE * TILE],
-            k_transposed: vec![0.0; width * TILE],
-            v_transposed: vec![0.0; width * TILE],
+            weights: vec![0.0; TILE * STRIDE],
+            d_scores: vec![0.0; TILE * STRIDE],
+            k: vec![0.0; TILE * stride_of(width)],
+            k_transposed: vec![0.0; width * STRIDE],
+            v_transposed: vec![0.0; width * STRIDE],
         }
     }
 
     /// `q·kᵀ`; `q` carries the softmax scale.
     #[inline(always)]
     fn scores<S: Simd>(&mut self, simd: S, q: &[f32], rows: usize, columns: usize) {
-        let right = Right { data: &self.k_transposed, columns, stride: TILE };
-        let left = Rows { data: q, rows, depth: self.width, stride: self.width };
-        multiply(simd, &mut self.weights, TILE, left, right);
+        let right = Right { data: &self.k_transposed, columns, stride: STRIDE };
+        let left = Rows { data: q, rows, depth: self.width, stride: stride_of(self.width) };
+        multiply(simd, &mut self.weights, STRIDE, left, right);
     }
 
     /// Scores to weights: `p = exp(s - lse)`, zero where hidden.
@@ -188,7 +224,7 @@ impl Scratch {
         lse: &[f32],
     ) {
         for (i, (query, &lse)) in queries.clone().zip(lse).enumerate() {
-            let row = &mut self.weights[i * TILE..i * TILE + keys.len()];
+            let row = &mut self.weights[i * STRIDE..i * STRIDE + keys.len()];
             let visible = problem.visible(piece, query, keys);
             row[..visible.start].fill(0.0);
             row[visible.end..].fill(0.0);
@@ -206,11 +242,11 @@ impl Scratch {
         rows: usize,
         columns: usize,
     ) {
-        let right = Right { data: &self.v_transposed, columns, stride: TILE };
+        let right = Right { data: &self.v_transposed, columns, stride: STRIDE };
         let left = Rows { data: d_out.data, rows, depth: self.width, stride: d_out.stride };
-        multiply(simd, &mut self.d_scores, TILE, left, right);
+        multiply(simd, &mut self.d_scores, STRIDE, left, right);
         for (i, &delta) in delta.iter().enumerate() {
-            let row = i * TILE..i * TILE + columns;
+            let row = i * STRIDE..i * STRIDE + columns;
             let weights = &self.weights[row.clone()];
             for (d_score, weight) in self.d_scores[row].iter_mut().zip(weights) {
                 *d_score = weight * (*d_score - delta);
