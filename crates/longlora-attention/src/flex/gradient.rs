@@ -26,6 +26,9 @@ pub(super) struct Inputs<'a> {
 
 /// Keys that one task takes at least.
 const KEYS: usize = 1024;
+/// Keys that lie ready for all queries before the next are taken: with values and gradients some 400 KiB at heads of 64,
+/// which stay in the second-level cache while queries pass once.
+const KEYS_IN_CACHE: usize = 256;
 /// Tasks that a span is cut into at most: each has gradients of its queries of its own.
 const PARTS: usize = 8;
 
@@ -147,34 +150,43 @@ impl WithSimd for &Part<'_> {
             dv: vec![0.0; self.keys.len() * stride],
         };
         let mut scratch = Scratch::new(width);
-        for keys in tiles(self.keys.clone(), TILE) {
-            let range = problem.key_range(piece, &keys);
-            let (k, v) = (&inputs.k[range.clone()], &inputs.v[range]);
-            transpose(k, width, &mut scratch.k_transposed, STRIDE);
-            transpose(v, width, &mut scratch.v_transposed, STRIDE);
-            spread(k, width, width, &mut scratch.k, stride);
-            let keys_at =
-                (keys.start - self.keys.start) * stride..(keys.end - self.keys.start) * stride;
-            for queries in tiles(keys.start..problem.last_seeing(piece, &keys), TILE) {
+        for block in tiles(self.keys.clone(), KEYS_IN_CACHE) {
+            let key_tiles: Vec<KeyTile> = tiles(block.clone(), TILE)
+                .map(|keys| {
+                    let range = problem.key_range(piece, &keys);
+                    KeyTile::new(keys, &inputs.k[range.clone()], &inputs.v[range], width)
+                })
+                .collect();
+            for queries in tiles(block.start..problem.last_seeing(piece, &block), TILE) {
                 let local = queries.start - self.queries.start..queries.end - self.queries.start;
                 let tile = local.start * stride..local.end * stride;
-                let (rows, columns) = (queries.len(), keys.len());
-                scratch.scores(simd, &q[tile.clone()], rows, columns);
-                scratch.normalise(problem, piece, [&queries, &keys], &lse[local.clone()]);
+                let rows = queries.len();
+                for key_tile in &key_tiles {
+                    let keys = &key_tile.keys;
+                    let seen_from = problem.segments.first_visible(queries.start, keys.start);
+                    if keys.start >= queries.end || seen_from >= keys.end {
+                        continue;
+                    }
+                    let columns = keys.len();
+                    scratch.scores(simd, key_tile, &q[tile.clone()], rows);
+                    scratch.normalise(problem, piece, [&queries, keys], &lse[local.clone()]);
 
-                let d_out = Right { data: &d_out[tile.clone()], columns: width, stride };
-                let weights =
-                    Columns { data: &scratch.weights, rows: columns, depth: rows, stride: STRIDE };
-                multiply_add(simd, &mut gradient.dv[keys_at.clone()], stride, weights, d_out);
+                    let at = (keys.start - self.keys.start) * stride
+                        ..(keys.end - self.keys.start) * stride;
+                    let d_out = Right { data: &d_out[tile.clone()], columns: width, stride };
+                    let data = &scratch.weights;
+                    let weights = Columns { data, rows: columns, depth: rows, stride: STRIDE };
+                    multiply_add(simd, &mut gradient.dv[at.clone()], stride, weights, d_out);
 
-                scratch.d_scores(simd, d_out, &delta[local], rows, columns);
-                let data = &scratch.d_scores;
-                let by_key = Columns { data, rows: columns, depth: rows, stride: STRIDE };
-                let q = Right { data: &q[tile.clone()], columns: width, stride };
-                multiply_add(simd, &mut gradient.dk[keys_at.clone()], stride, by_key, q);
-                let by_query = Rows { data, rows, depth: columns, stride: STRIDE };
-                let k = Right { data: &scratch.k, columns: width, stride };
-                multiply_add(simd, &mut gradient.dq[tile], stride, by_query, k);
+                    scratch.d_scores(simd, key_tile, d_out, &delta[local.clone()]);
+                    let data = &scratch.d_scores;
+                    let by_key = Columns { data, rows: columns, depth: rows, stride: STRIDE };
+                    let q = Right { data: &q[tile.clone()], columns: width, stride };
+                    multiply_add(simd, &mut gradient.dk[at], stride, by_key, q);
+                    let by_query = Rows { data, rows, depth: columns, stride: STRIDE };
+                    let k = Right { data: &key_tile.k, columns: width, stride };
+                    multiply_add(simd, &mut gradient.dq[tile.clone()], stride, by_query, k);
+                }
             }
         }
         for entry in &mut gradient.dq {
@@ -184,32 +196,49 @@ impl WithSimd for &Part<'_> {
     }
 }
 
-/// One tile of scores and of their gradient, and the key tile they come from.
+/// A tile of keys and values, laid out for the products that read it.
+struct KeyTile {
+    keys: Range<usize>,
+    /// `[keys, stride_of(head_dim)]`
+    k: Vec<f32>,
+    /// `[head_dim, STRIDE]`
+    k_transposed: Vec<f32>,
+    /// `[head_dim, STRIDE]`
+    v_transposed: Vec<f32>,
+}
+
+impl KeyTile {
+    #[inline(always)]
+    fn new(keys: Range<usize>, k: &[f32], v: &[f32], width: usize) -> Self {
+        let mut tile = Self {
+            k: vec![0.0; keys.len() * stride_of(width)],
+            k_transposed: vec![0.0; width * STRIDE],
+            v_transposed: vec![0.0; width * STRIDE],
+            keys,
+        };
+        spread(k, width, width, &mut tile.k, stride_of(width));
+        transpose(k, width, &mut tile.k_transposed, STRIDE);
+        transpose(v, width, &mut tile.v_transposed, STRIDE);
+        tile
+    }
+}
+
+/// One tile of scores and of their gradient: `[queries, STRIDE]`.
 struct Scratch {
     width: usize,
     weights: Vec<f32>,
     d_scores: Vec<f32>,
-    k: Vec<f32>,
-    k_transposed: Vec<f32>,
-    v_transposed: Vec<f32>,
 }
 
 impl Scratch {
     fn new(width: usize) -> Self {
-        Self {
-            width,
-            weights: vec![0.0; TILE * STRIDE],
-            d_scores: vec![0.0; TILE * STRIDE],
-            k: vec![0.0; TILE * stride_of(width)],
-            k_transposed: vec![0.0; width * STRIDE],
-            v_transposed: vec![0.0; width * STRIDE],
-        }
+        Self { width, weights: vec![0.0; TILE * STRIDE], d_scores: vec![0.0; TILE * STRIDE] }
     }
 
     /// `q·kᵀ`; `q` carries the softmax scale.
     #[inline(always)]
-    fn scores<S: Simd>(&mut self, simd: S, q: &[f32], rows: usize, columns: usize) {
-        let right = Right { data: &self.k_transposed, columns, stride: STRIDE };
+    fn scores<S: Simd>(&mut self, simd: S, tile: &KeyTile, q: &[f32], rows: usize) {
+        let right = Right { data: &tile.k_transposed, columns: tile.keys.len(), stride: STRIDE };
         let left = Rows { data: q, rows, depth: self.width, stride: stride_of(self.width) };
         multiply(simd, &mut self.weights, STRIDE, left, right);
     }
@@ -234,15 +263,9 @@ impl Scratch {
 
     /// `ds = p ⊙ (d_out·vᵀ - delta)`.
     #[inline(always)]
-    fn d_scores<S: Simd>(
-        &mut self,
-        simd: S,
-        d_out: Right<'_>,
-        delta: &[f32],
-        rows: usize,
-        columns: usize,
-    ) {
-        let right = Right { data: &self.v_transposed, columns, stride: STRIDE };
+    fn d_scores<S: Simd>(&mut self, simd: S, tile: &KeyTile, d_out: Right<'_>, delta: &[f32]) {
+        let (rows, columns) = (delta.len(), tile.keys.len());
+        let right = Right { data: &tile.v_transposed, columns, stride: STRIDE };
         let left = Rows { data: d_out.data, rows, depth: self.width, stride: d_out.stride };
         multiply(simd, &mut self.d_scores, STRIDE, left, right);
         for (i, &delta) in delta.iter().enumerate() {
