@@ -1,4 +1,4 @@
-//! Loss and gradients in the memory of one block.
+//! Loss and gradients in the memory of one block, or of as many as there is room for.
 //!
 //! Forward, most blocks build no graph: only their inputs are kept. The head and its loss run in chunks and hand back
 //! the gradient by the hidden states. Backward, blocks are walked from last to first; each of those is run once

@@ -1,8 +1,8 @@
-//! Training by LongLoRA's recipe, in the memory of one block.
+//! Training by LongLoRA's recipe, within a budget of memory: that of one block at least.
 //!
 //! ```text
-//! step:  block 0 ─► block 1 ─► … ─► norm ─► head + loss, in chunks      forward without a graph, one input kept per block
-//!        block 0 ◄─ block 1 ◄─ … ◄─ norm ◄─ gradient by hidden states   one block at a time, recomputed
+//! step:  block 0 ─► block 1 ─► … ─► norm ─► head + loss, in chunks      forward; of each block its input is kept, or its graph
+//!        block 0 ◄─ block 1 ◄─ … ◄─ norm ◄─ gradient by hidden states   one block at a time; without a graph, recomputed
 //! then:  clip by the global norm ─► AdamW by group ─► metrics, checkpoint
 //! ```
 //!
