@@ -110,6 +110,35 @@ fn check(
     }
 }
 
+/// MLPs take 4,096 tokens at a time: here two tiles, the second one short. Every budget of memory leaves the same bits, and
+/// plain autodiff the same numbers. RoPE offsets are left out: docs/performance.md says why.
+#[test]
+fn a_step_over_more_than_one_tile_is_a_step() {
+    let adapters = AdapterConfig { rope_offset: None, ..adapters(RopeGranularity::Head) };
+    for adapters in [None, Some(adapters)] {
+        let (llama, selection) = model(&config(json!({})), adapters.as_ref());
+        let windows = [window(4150, &[0], VOCAB, 9)];
+        let batch = StepBatch {
+            micro_batches: vec![TokenBatch::from_windows(&windows, 0)],
+            dropout_seed: 5,
+        };
+        let step = of_step(&llama, &selection, SHIFTED, &batch, Execution::SMALLEST);
+        for kept_blocks in [1, usize::MAX] {
+            let execution = Execution { parallel: 1, kept_blocks };
+            let other = of_step(&llama, &selection, SHIFTED, &batch, execution);
+            assert_eq!(other.loss.to_bits(), step.loss.to_bits(), "{execution:?}");
+            assert_eq!(other.gradients, step.gradients, "{execution:?}");
+        }
+        let reference = of_reference(&llama, &selection, SHIFTED, &batch);
+        assert!((step.loss / reference.loss - 1.0).abs() < 1e-6);
+        let norm = norm(&reference.gradients);
+        for (name, gradient) in &step.gradients {
+            let error = absolute_error(gradient, &reference.gradients[name]) / norm;
+            assert!(error < 2e-6, "`{name}` is off by {error:.2e} of the norm");
+        }
+    }
+}
+
 /// The norm of a whole gradient.
 fn norm(gradients: &Tensors) -> f64 {
     let square = |tensor: &TensorData| tensor.iter::<f64>().map(|entry| entry * entry).sum::<f64>();
