@@ -9,7 +9,7 @@ use crate::segments::Segments;
 use crate::tiled;
 
 /// The forward. Its default body is plain tensor operations that run anywhere; a backend may do better.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "gpu"))]
 pub(crate) trait AttentionBackend: Backend {
     /// `out`: shaped like `q`; `lse`: `[batch, heads, seq, 1]`, natural log, always f32: the backward subtracts it.
     ///

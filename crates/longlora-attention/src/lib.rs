@@ -25,6 +25,8 @@ mod backend;
 mod backward;
 mod tiled;
 mod flex;
+#[cfg(feature = "gpu")]
+mod cube;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,79 @@
+//! GPUs: one source in CubeCL for CUDA, Vulkan, Metal and WebGPU.
+//!
+//! What is asked is a [`Problem`], what the device can do a [`Machine`], how it will be done a [`Blueprint`]; only then is
+//! something launched. One launch covers all spans of all heads: where attention may look is two lists ([`visible`]).
+
+mod problem;
+mod visible;
+mod blueprint;
+mod units;
+
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{CubeBackend, CubeTensor};
+use cubecl::prelude::CubeElement;
+
+use crate::backend::{AttentionBackend, AttentionGradient};
+use crate::qkv::{Qkv, Saved};
+use crate::segments::Segments;
+use crate::tiled;
+
+use blueprint::{Blueprint, Machine};
+use problem::Problem;
+use visible::{first_keys, last_queries};
+
+impl AttentionBackend for CubeBackend {
+    fn segment_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        segments: Arc<Segments>,
+        softmax_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let qkv = Qkv::<Self> { q, k, v };
+        let problem = Problem::new(&qkv, softmax_scale);
+        match blueprint(&problem, &qkv) {
+            Blueprint::Units(tiles) => {
+                let first = list(&qkv.q, first_keys(&segments, problem.queries));
+                units::forward(&problem, tiles, &qkv, first)
+            }
+            Blueprint::Plain(_) => tiled::forward::<Self>(&qkv, &segments, softmax_scale),
+        }
+    }
+}
+
+impl AttentionGradient for CubeBackend {
+    fn segment_attention_backward(
+        qkv: &Qkv<Self>,
+        saved: &Saved<Self>,
+        d_out: FloatTensor<Self>,
+        segments: &Segments,
+        softmax_scale: f32,
+    ) -> Qkv<Self> {
+        let problem = Problem::new(qkv, softmax_scale);
+        match blueprint(&problem, qkv) {
+            Blueprint::Units(tiles) => {
+                let first = list(&qkv.q, first_keys(segments, problem.queries));
+                let last = list(&qkv.q, last_queries(segments));
+                units::backward(&problem, tiles, qkv, saved, d_out, first, last)
+            }
+            Blueprint::Plain(_) => {
+                tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale)
+            }
+        }
+    }
+}
+
+fn blueprint(problem: &Problem, qkv: &Qkv<CubeBackend>) -> Blueprint {
+    Blueprint::of(problem, &Machine::of(&qkv.q, problem.dtype))
+}
+
+/// Numbers on the device of `beside`.
+fn list(beside: &CubeTensor, numbers: Vec<u32>) -> CubeTensor {
+    let handle = beside.client.create_from_slice(u32::as_bytes(&numbers));
+    let shape = Shape::new([numbers.len()]);
+    let (client, device) = (beside.client.clone(), beside.device.clone());
+    CubeTensor::new_contiguous(client, device, shape, handle, DType::U32)
+}

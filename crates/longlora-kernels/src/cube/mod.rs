@@ -1,0 +1,1 @@
+//! GPUs: one source in CubeCL for CUDA, Vulkan, Metal and WebGPU.
