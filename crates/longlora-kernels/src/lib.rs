@@ -16,8 +16,6 @@ mod backend;
 mod cross_entropy;
 mod linear;
 mod flex;
-#[cfg(feature = "gpu")]
-mod cube;
 mod pull_back;
 mod rms_norm;
 mod rotate;

@@ -1,10 +1,13 @@
 //! How a problem will be solved on a machine: a pure function of both.
 
 use burn::tensor::DType;
-use burn_cubecl::CubeTensor;
-use cubecl::ir::features::TypeUsage;
+use burn::backend::cubecl::dtype_to_elem_type;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::{MmaConfig, TypeUsage};
+use cubecl::ir::{DeviceProperties, ElemType, FloatKind};
 
 use super::problem::Problem;
+use super::matrix::{GradientTiles, MatrixTiles};
 use super::units::UnitTiles;
 
 /// What a device can do, as far as the choice depends on it.
@@ -16,11 +19,16 @@ pub(super) struct Machine {
     pub(super) units: usize,
     /// Whether it computes with numbers of the problem's type.
     pub(super) computes_with_type: bool,
+    /// Whether planes of 32 multiply 16 × 16 by 16 × 8 numbers of the problem's type, summed in f32, read operands from
+    /// shared memory in one instruction and copy there while they compute.
+    pub(super) multiplies_matrices: bool,
 }
 
 /// How it will be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blueprint {
+    /// Matrix units, with operands that go from one product to the next in registers.
+    Matrix { forward: MatrixTiles, backward: GradientTiles },
     /// Tiles in shared memory, sums in the registers of each unit.
     Units(UnitTiles),
     /// Plain tensor operations, one tile of queries at a time; always right, never fast.
@@ -36,10 +44,29 @@ impl Machine {
             shared_memory: hardware.max_shared_memory_size,
             units: hardware.max_units_per_cube as usize,
             computes_with_type: properties
-                .type_usage(burn::backend::cubecl::dtype_to_elem_type(dtype))
+                .type_usage(dtype_to_elem_type(dtype))
                 .contains(TypeUsage::Arithmetic),
+            multiplies_matrices: multiplies_matrices(properties, dtype),
         }
     }
+}
+
+fn multiplies_matrices(properties: &DeviceProperties, dtype: DType) -> bool {
+    let kind = dtype_to_elem_type(dtype);
+    let matmul = &properties.features.matmul;
+    let product = MmaConfig {
+        a_type: kind,
+        b_type: kind,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    let planes = (properties.hardware.plane_size_min, properties.hardware.plane_size_max);
+    matmul.mma.contains(&product)
+        && matmul.ldmatrix.contains(&kind)
+        && properties.features.copy_async
+        && planes == (32, 32)
 }
 
 impl Blueprint {
@@ -47,9 +74,24 @@ impl Blueprint {
         if !machine.computes_with_type {
             return Self::Plain("the device does not compute with this type");
         }
+        if let Some((forward, backward)) = matrix_tiles(problem, machine) {
+            return Self::Matrix { forward, backward };
+        }
         match UnitTiles::that_fit(problem.head_dim, machine.shared_memory, machine.units) {
             Some(tiles) => Self::Units(tiles),
             None => Self::Plain("the device has too little shared memory or too few units"),
         }
     }
+}
+
+/// The tiles that were the fastest on an H100, if the machine has room for them.
+fn matrix_tiles(problem: &Problem, machine: &Machine) -> Option<(MatrixTiles, GradientTiles)> {
+    let head_dim = problem.head_dim;
+    if !machine.multiplies_matrices || !head_dim.is_multiple_of(16) || head_dim > 256 {
+        return None;
+    }
+    let tiles = |blocks, planes, columns| MatrixTiles { head_dim, blocks, planes, columns };
+    let forward = tiles(1, 4, 64);
+    let backward = GradientTiles { queries: tiles(1, 4, 64), keys: tiles(1, 4, 32) };
+    Some((forward, backward))
 }
