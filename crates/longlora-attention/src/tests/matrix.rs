@@ -38,10 +38,16 @@ fn problems() -> Vec<(&'static str, Segments, [usize; 2], usize)> {
     ]
 }
 
-/// FlashAttention's own measure: twice the error of plain operations in the same precision, three times for gradients.
+/// Of sums in f32 that cancel, of a few hundred products near one.
+const SUM_ERROR: f64 = 1e-6;
+
+/// FlashAttention's own measure: twice the error of plain operations in the same precision, three times for gradients;
+/// and the exact answer, rounded to that precision, is always good enough.
 #[track_caller]
 fn check(dtype: DType) {
     let Some(device) = device(dtype) else { return };
+    let rounding = dtype.finfo().expect("it is a float type").epsilon / 2.0;
+    let mut failures = Vec::new();
     for (seed, (name, segments, heads, head_dim)) in problems().into_iter().enumerate() {
         let inputs = rounded(Inputs::random(&segments.into(), heads, head_dim, seed as u64), dtype);
         let exact = inputs.by_reference(DType::F64);
@@ -52,12 +58,17 @@ fn check(dtype: DType) {
         for ((part, ours, exact_part), (_, plain, _)) in
             ours.beside(&exact).into_iter().zip(plain.beside(&exact))
         {
-            let allowed = if part == "out" { 2.0 } else { 3.0 };
+            let times = if part == "out" { 2.0 } else { 3.0 };
             let (error, plain) = (largest(ours, exact_part), largest(plain, exact_part));
+            let highest = exact_part.iter().fold(0.0, |highest: f64, x| highest.max(x.abs()));
+            let allowed = (times * plain).max(rounding * highest) + SUM_ERROR;
             println!("{name}, {part}: {error:.2e}, plain {plain:.2e}");
-            assert!(error <= allowed * plain, "{name}, {part}: off by {error:e}, plain {plain:e}");
+            if error.is_nan() || error > allowed {
+                failures.push(format!("{name}, {part}: off by {error:.2e}, plain {plain:.2e}"));
+            }
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
