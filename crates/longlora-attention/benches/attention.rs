@@ -42,7 +42,9 @@ fn main() {
             dtype,
             repeat: number(&word(4, "3")),
         };
-        for (name, pattern) in [("full", AttentionPattern::Full), ("s2", AttentionPattern::LONGLORA)] {
+        for (name, pattern) in
+            [("full", AttentionPattern::Full), ("s2", AttentionPattern::LONGLORA)]
+        {
             case.measure(name, pattern);
         }
     }
@@ -52,10 +54,11 @@ impl Case {
     fn measure(&self, name: &str, pattern: AttentionPattern) {
         let device = Device::default();
         let plan = pattern.plan(&Layout::dense(1, self.tokens));
-        let [q, k, v, d_out] = [self.heads, self.kv_heads, self.kv_heads, self.heads].map(|heads| {
-            let shape = [1, heads, self.tokens, self.head_dim];
-            Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device).cast(self.dtype)
-        });
+        let [q, k, v, d_out] =
+            [self.heads, self.kv_heads, self.kv_heads, self.heads].map(|heads| {
+                let shape = [1, heads, self.tokens, self.head_dim];
+                Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device).cast(self.dtype)
+            });
         let scale = 1.0 / (self.head_dim as f32).sqrt();
         let forward = self.seconds(&device, || {
             drop(attention(q.clone(), k.clone(), v.clone(), plan.layer(0), scale));
@@ -67,10 +70,18 @@ impl Case {
             drop((out * d_out.clone()).sum().backward());
         });
         let pairs = pairs(plan.layer(0), self.heads);
-        let rate = |per_pair: usize, seconds: f64| (per_pair * self.head_dim) as f64 * pairs / seconds / 1e12;
+        let rate = |per_pair: usize, seconds: f64| {
+            (per_pair * self.head_dim) as f64 * pairs / seconds / 1e12
+        };
         println!(
             r#"{{"attention":"{name}","tokens":{},"heads":{},"kv_heads":{},"head_dim":{},"dtype":"{:?}","forward_s":{forward:.6},"forward_and_backward_s":{both:.6},"forward_tflop_per_s":{:.2},"backward_tflop_per_s":{:.2}}}"#,
-            self.tokens, self.heads, self.kv_heads, self.head_dim, self.dtype, rate(4, forward), rate(10, both - forward),
+            self.tokens,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.dtype,
+            rate(4, forward),
+            rate(10, both - forward),
         );
     }
 
@@ -92,9 +103,11 @@ impl Case {
 
 /// Pairs of a query and a key that it sees.
 fn pairs(segments: &Arc<Segments>, heads: usize) -> f64 {
-    let of_head = |head| segments.spans(0, head, heads).iter().map(|span| {
-        let len = span.len() as f64;
-        len * (len + 1.0) / 2.0
-    });
+    let of_head = |head| {
+        segments.spans(0, head, heads).iter().map(|span| {
+            let len = span.len() as f64;
+            len * (len + 1.0) / 2.0
+        })
+    };
     (0..heads).flat_map(of_head).sum()
 }

@@ -1,13 +1,13 @@
 //! How a problem will be solved on a machine: a pure function of both.
 
-use burn::tensor::DType;
 use burn::backend::cubecl::dtype_to_elem_type;
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::features::{MmaConfig, TypeUsage};
 use cubecl::ir::{DeviceProperties, ElemType, FloatKind};
 
-use super::problem::Problem;
 use super::matrix::{GradientTiles, MatrixTiles};
+use super::problem::Problem;
 use super::units::UnitTiles;
 
 /// What a device can do, as far as the choice depends on it.

@@ -34,7 +34,12 @@ fn problems() -> Vec<(&'static str, Segments, [usize; 2], usize)> {
         ("documents", layer(AttentionPattern::Full, documents()), [4, 2], 64),
         ("documents in groups", layer(half_heads(60), documents()), [9, 3], 128),
         ("window", full(1, 500).with_window(70), [4, 2], 64),
-        ("narrow window in groups", layer(half_heads(200), Layout::dense(1, 450)).with_window(3), [4, 1], 64),
+        (
+            "narrow window in groups",
+            layer(half_heads(200), Layout::dense(1, 450)).with_window(3),
+            [4, 1],
+            64,
+        ),
     ]
 }
 
@@ -100,9 +105,8 @@ fn on(device: &Device, inputs: &Inputs, dtype: DType) -> Answer {
     let [q, k, v] = qkv.clone();
     let out = attention(q, k, v, &inputs.segments, inputs.softmax_scale);
     let gradients = (out.clone() * tensor(&inputs.cotangent)).sum().backward();
-    let [dq, dk, dv] = qkv.map(|x| {
-        numbers(x.grad(&gradients).expect("the output depends on the input").into_data())
-    });
+    let [dq, dk, dv] = qkv
+        .map(|x| numbers(x.grad(&gradients).expect("the output depends on the input").into_data()));
     Answer { out: numbers(out.into_data()), dq, dk, dv }
 }
 

@@ -30,9 +30,12 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     let (rows, keys) = comptime!((tiles.rows(), tiles.columns));
     let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
     let row_len = comptime!(stride(head_dim));
-    let mut q_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut k_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
-    let mut v_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
+    let mut q_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
+    let mut k_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
+    let mut v_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
 
     let (row_of_batch, head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, queries) = (q.shape(1), q.shape(2));
@@ -53,7 +56,8 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     let q_head = (row_of_batch * q.stride(0) + head * q.stride(1)) / VECTOR;
     let k_head = (row_of_batch * k.stride(0) + kv_head * k.stride(1)) / VECTOR;
     let v_head = (row_of_batch * v.stride(0) + kv_head * v.stride(1)) / VECTOR;
-    let (q_stride, k_stride, v_stride) = (q.stride(2) / VECTOR, k.stride(2) / VECTOR, v.stride(2) / VECTOR);
+    let (q_stride, k_stride, v_stride) =
+        (q.stride(2) / VECTOR, k.stride(2) / VECTOR, v.stride(2) / VECTOR);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
     let lane = UNIT_POS_PLANE as usize;
@@ -76,7 +80,17 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     let mut acc = zeros(comptime!(blocks * d_tiles));
 
     copy_rows::<E, N>(q, q_head, q_stride, begin, queries, &mut q_stage, rows, head_dim, units);
-    copy_rows::<E, N>(k, k_head, k_stride, key_begin, positions, &mut k_stage, keys, head_dim, units);
+    copy_rows::<E, N>(
+        k,
+        k_head,
+        k_stride,
+        key_begin,
+        positions,
+        &mut k_stage,
+        keys,
+        head_dim,
+        units,
+    );
     commit();
 
     let steps = (key_end - key_begin).div_ceil(keys);
@@ -98,14 +112,21 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
                     let s = scores.index_mut(comptime!(block * s_tiles + n));
                     #[unroll]
                     for half in 0..2usize {
-                        let query = past + begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
+                        let query = past
+                            + begin
+                            + plane_row
+                            + lane_row
+                            + comptime!(block * ROWS + half * 8);
                         let seen_from = first_seen[comptime!(block * 2 + half)] as usize;
                         let mut pair = s[half];
                         #[unroll]
                         for side in 0..2usize {
                             let at = key + lane_column + comptime!(n * COLUMNS + side);
                             let visible = at <= query && at >= seen_from;
-                            pair.insert(side, select(visible, pair.extract(side), f32::NEG_INFINITY));
+                            pair.insert(
+                                side,
+                                select(visible, pair.extract(side), f32::NEG_INFINITY),
+                            );
                         }
                         s[half] = pair;
                     }
@@ -154,7 +175,17 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
         wait_for_all_but(0usize);
         sync_cube();
         if step + 1 < steps {
-            copy_rows::<E, N>(k, k_head, k_stride, key + keys, positions, &mut k_stage, keys, head_dim, units);
+            copy_rows::<E, N>(
+                k,
+                k_head,
+                k_stride,
+                key + keys,
+                positions,
+                &mut k_stage,
+                keys,
+                head_dim,
+                units,
+            );
         }
         commit();
 
@@ -171,15 +202,18 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
             total += plane_shuffle_xor(total, 2u32);
             let query = begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
             if query <= last {
-                let row = row_of_batch * out.stride(0) + head * out.stride(1) + query * out.stride(2);
+                let row =
+                    row_of_batch * out.stride(0) + head * out.stride(1) + query * out.stride(2);
                 let inverse = Pair::<f32>::new(1.0 / total);
                 #[unroll]
                 for d in 0..d_tiles {
                     let pair = acc.index(comptime!(block * d_tiles + d))[half] * inverse;
-                    out[(row + lane_column + comptime!(d * COLUMNS)) / 2] = Vector::<E, P>::cast_from(pair);
+                    out[(row + lane_column + comptime!(d * COLUMNS)) / 2] =
+                        Vector::<E, P>::cast_from(pair);
                 }
                 if lane_column == 0 {
-                    lse[(row_of_batch * heads + head) * queries + query] = maximum[at] * scale * comptime!(std::f32::consts::LN_2) + total.ln();
+                    lse[(row_of_batch * heads + head) * queries + query] =
+                        maximum[at] * scale * comptime!(std::f32::consts::LN_2) + total.ln();
                 }
             }
         }

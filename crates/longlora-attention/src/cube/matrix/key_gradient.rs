@@ -32,10 +32,14 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     let (rows, columns) = comptime!((tiles.rows(), tiles.columns));
     let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
     let row_len = comptime!(stride(head_dim));
-    let mut k_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut v_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut q_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
-    let mut o_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
+    let mut k_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
+    let mut v_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
+    let mut q_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
+    let mut o_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
 
     let (row_of_batch, kv_head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, positions) = (q.shape(1), q.shape(2));
@@ -84,11 +88,31 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
 
         let steps = (query_end - begin).div_ceil(columns);
         sync_cube();
-        copy_rows::<E, N>(q, q_head, q_stride, begin, positions, &mut q_stage, columns, head_dim, units);
+        copy_rows::<E, N>(
+            q,
+            q_head,
+            q_stride,
+            begin,
+            positions,
+            &mut q_stage,
+            columns,
+            head_dim,
+            units,
+        );
         commit();
         for step in 0..steps {
             let query = begin + step * columns;
-            copy_rows::<E, N>(d_out, o_head, o_stride, query, positions, &mut o_stage, columns, head_dim, units);
+            copy_rows::<E, N>(
+                d_out,
+                o_head,
+                o_stride,
+                query,
+                positions,
+                &mut o_stage,
+                columns,
+                head_dim,
+                units,
+            );
             commit();
             let mut origin = Sequence::<f32>::new();
             let mut mean = Sequence::<f32>::new();
@@ -96,7 +120,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
             for n in 0..s_tiles {
                 #[unroll]
                 for side in 0..2usize {
-                    let at = min(query + lane_column + comptime!(n * COLUMNS + side), positions - 1);
+                    let at =
+                        min(query + lane_column + comptime!(n * COLUMNS + side), positions - 1);
                     origin.push(lse[statistics + at] * comptime!(std::f32::consts::LOG2_E));
                     mean.push(delta[statistics + at]);
                 }
@@ -118,7 +143,9 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
                         let mut pair = scores.index(tile)[half];
                         #[unroll]
                         for side in 0..2usize {
-                            let mut weight = exp2(pair.extract(side) * scale - *origin.index(comptime!(2 * n + side)));
+                            let mut weight = exp2(
+                                pair.extract(side) * scale - *origin.index(comptime!(2 * n + side)),
+                            );
                             if !whole {
                                 let at = query + lane_column + comptime!(n * COLUMNS + side);
                                 weight = select(at >= key && at <= seen_to, weight, 0.0f32);
@@ -157,7 +184,17 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
             add_weighted::<E, N>(&mut dk_acc, &slopes, &q_stage, tiles);
             sync_cube();
             if step + 1 < steps {
-                copy_rows::<E, N>(q, q_head, q_stride, query + columns, positions, &mut q_stage, columns, head_dim, units);
+                copy_rows::<E, N>(
+                    q,
+                    q_head,
+                    q_stride,
+                    query + columns,
+                    positions,
+                    &mut q_stage,
+                    columns,
+                    head_dim,
+                    units,
+                );
                 commit();
             }
         }
@@ -169,7 +206,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
         for half in 0..2usize {
             let key = begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
             if key <= last {
-                let row = ((row_of_batch * kv_heads + kv_head) * positions + key) * head_dim + lane_column;
+                let row = ((row_of_batch * kv_heads + kv_head) * positions + key) * head_dim
+                    + lane_column;
                 #[unroll]
                 for d in 0..d_tiles {
                     let tile = comptime!(block * d_tiles + d);

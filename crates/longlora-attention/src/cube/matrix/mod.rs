@@ -44,7 +44,10 @@ pub(super) fn forward(
     let count = queries.div_ceil(tiles.rows());
     let address = [&q, &k, &v, &out].map(CubeTensor::required_address_type);
     let client = q.client.clone();
-    #[expect(unsafe_code, reason = "rows are clamped to those that are there, and stores are guarded by the last query")]
+    #[expect(
+        unsafe_code,
+        reason = "rows are clamped to those that are there, and stores are guarded by the last query"
+    )]
     unsafe {
         forward::forward_kernel::launch_unchecked(
             &client,
@@ -104,7 +107,10 @@ impl Inputs {
         let dq = self.empty([batch, heads, queries, head_dim], dtype);
         let count = queries.div_ceil(tiles.rows());
         let client = self.q.client.clone();
-        #[expect(unsafe_code, reason = "rows are clamped to those that are there, and stores are guarded by the last query")]
+        #[expect(
+            unsafe_code,
+            reason = "rows are clamped to those that are there, and stores are guarded by the last query"
+        )]
         unsafe {
             query_gradient::query_gradient_kernel::launch_unchecked(
                 &client,
@@ -139,7 +145,10 @@ impl Inputs {
         let [dk, dv] = [(); 2].map(|()| self.empty([batch, kv_heads, keys, head_dim], dtype));
         let count = keys.div_ceil(tiles.rows());
         let client = self.q.client.clone();
-        #[expect(unsafe_code, reason = "rows are clamped to those that are there, and stores are guarded by the last key")]
+        #[expect(
+            unsafe_code,
+            reason = "rows are clamped to those that are there, and stores are guarded by the last key"
+        )]
         unsafe {
             key_gradient::key_gradient_kernel::launch_unchecked(
                 &client,

@@ -29,10 +29,14 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
     let (rows, keys) = comptime!((tiles.rows(), tiles.columns));
     let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
     let row_len = comptime!(stride(head_dim));
-    let mut q_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut o_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut k_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
-    let mut v_stage = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
+    let mut q_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
+    let mut o_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
+    let mut k_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
+    let mut v_stage =
+        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
 
     let (row_of_batch, head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, queries) = (q.shape(1), q.shape(2));
@@ -122,7 +126,17 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
         add_weighted::<E, N>(&mut acc, &scores, &k_stage, tiles);
         sync_cube();
         if step + 1 < steps {
-            copy_rows::<E, N>(k, k_head, k_stride, key + keys, queries, &mut k_stage, keys, head_dim, units);
+            copy_rows::<E, N>(
+                k,
+                k_head,
+                k_stride,
+                key + keys,
+                queries,
+                &mut k_stage,
+                keys,
+                head_dim,
+                units,
+            );
             commit();
         }
     }
@@ -136,8 +150,10 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
                 let row = row_of_batch * dq.stride(0) + head * dq.stride(1) + query * dq.stride(2);
                 #[unroll]
                 for d in 0..d_tiles {
-                    let pair = acc.index(comptime!(block * d_tiles + d))[half] * Pair::<f32>::new(softmax_scale);
-                    dq[(row + lane_column + comptime!(d * COLUMNS)) / 2] = Vector::<E, P>::cast_from(pair);
+                    let pair = acc.index(comptime!(block * d_tiles + d))[half]
+                        * Pair::<f32>::new(softmax_scale);
+                    dq[(row + lane_column + comptime!(d * COLUMNS)) / 2] =
+                        Vector::<E, P>::cast_from(pair);
                 }
             }
         }
