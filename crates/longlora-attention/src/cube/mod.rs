@@ -5,6 +5,7 @@
 
 mod problem;
 mod visible;
+mod statistics;
 mod blueprint;
 mod units;
 mod matrix;
@@ -23,6 +24,7 @@ use crate::tiled;
 
 use blueprint::{Blueprint, Machine};
 use problem::Problem;
+use statistics::statistics;
 use visible::{first_keys, last_queries};
 
 impl AttentionBackend for CubeBackend {
@@ -60,15 +62,12 @@ impl AttentionGradient for CubeBackend {
         let problem = Problem::new(qkv, softmax_scale);
         match blueprint(&problem, qkv) {
             Blueprint::Matrix { backward, .. } => {
-                let first = list(&qkv.q, first_keys(segments, problem.queries));
-                let last = list(&qkv.q, last_queries(segments));
-                let delta = delta(saved.out.clone(), d_out.clone());
-                matrix::backward(&problem, &backward, qkv, saved, [d_out, delta], [first, last])
+                let (inputs, lists) = of_gradient(segments, saved, d_out);
+                matrix::backward(&problem, &backward, qkv, inputs, lists)
             }
             Blueprint::Units(tiles) => {
-                let first = list(&qkv.q, first_keys(segments, problem.queries));
-                let last = list(&qkv.q, last_queries(segments));
-                units::backward(&problem, tiles, qkv, saved, d_out, first, last)
+                let (inputs, lists) = of_gradient(segments, saved, d_out);
+                units::backward(&problem, tiles, qkv, inputs, lists)
             }
             Blueprint::Plain(_) => {
                 tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale)
@@ -81,19 +80,23 @@ fn blueprint(problem: &Problem, qkv: &Qkv<CubeBackend>) -> Blueprint {
     Blueprint::of(problem, &Machine::of(&qkv.q, problem.dtype))
 }
 
+/// What the backward reads beside q, k and v: the gradient of the output with the statistics of the queries, and the two
+/// lists of who sees whom.
+fn of_gradient(
+    segments: &Segments,
+    saved: &Saved<CubeBackend>,
+    d_out: CubeTensor,
+) -> ([CubeTensor; 2], [CubeTensor; 2]) {
+    let lists = [first_keys(segments, segments.seq), last_queries(segments)];
+    let lists = lists.map(|numbers| list(&d_out, numbers));
+    let statistics = statistics(saved.out.clone(), d_out.clone(), saved.lse.clone());
+    ([d_out, statistics], lists)
+}
+
 /// Numbers on the device of `beside`.
 fn list(beside: &CubeTensor, numbers: Vec<u32>) -> CubeTensor {
     let handle = beside.client.create_from_slice(u32::as_bytes(&numbers));
     let shape = Shape::new([numbers.len()]);
     let (client, device) = (beside.client.clone(), beside.device.clone());
     CubeTensor::new_contiguous(client, device, shape, handle, DType::U32)
-}
-
-fn delta(out: CubeTensor, d_out: CubeTensor) -> CubeTensor {
-    use burn::backend::ops::FloatTensorOps;
-    let product = CubeBackend::float_mul(
-        CubeBackend::float_cast(out, burn::tensor::FloatDType::F32),
-        CubeBackend::float_cast(d_out, burn::tensor::FloatDType::F32),
-    );
-    burn_cubecl::kernel::into_contiguous(CubeBackend::float_sum_dim(product, 3))
 }

@@ -29,9 +29,4 @@ impl Problem {
         let dtype = qkv.q.dtype();
         Self { batch, heads, kv_heads, queries, keys, head_dim, dtype, softmax_scale }
     }
-
-    /// Positions before the first query.
-    pub(super) fn past(&self) -> usize {
-        self.keys - self.queries
-    }
 }

@@ -10,4 +10,4 @@ mod cache;
 mod extremes;
 mod properties;
 #[cfg(feature = "gpu")]
-mod matrix;
+mod gpu; // only with a device to run on

@@ -19,8 +19,7 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     k: &Tensor<Vector<E, N>>,
     v: &Tensor<Vector<E, N>>,
     d_out: &Tensor<Vector<E, N>>,
-    lse: &Tensor<f32>,
-    delta: &Tensor<f32>,
+    statistics: &Tensor<f32>,
     last_seen_by: &Tensor<u32>,
     dk: &mut Tensor<Vector<E, P>>,
     dv: &mut Tensor<Vector<E, P>>,
@@ -84,7 +83,7 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
         }
         let q_head = (row_of_batch * q.stride(0) + head * q.stride(1)) / VECTOR;
         let o_head = (row_of_batch * d_out.stride(0) + head * d_out.stride(1)) / VECTOR;
-        let statistics = (row_of_batch * heads + head) * positions;
+        let of_head = (row_of_batch * heads + head) * positions;
 
         let steps = (query_end - begin).div_ceil(columns);
         sync_cube();
@@ -122,8 +121,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
                 for side in 0..2usize {
                     let at =
                         min(query + lane_column + comptime!(n * COLUMNS + side), positions - 1);
-                    origin.push(lse[statistics + at] * comptime!(std::f32::consts::LOG2_E));
-                    mean.push(delta[statistics + at]);
+                    origin.push(statistics[(of_head + at) * 2] * comptime!(std::f32::consts::LOG2_E));
+                    mean.push(statistics[(of_head + at) * 2 + 1]);
                 }
             }
             wait_for_all_but(1usize);

@@ -20,7 +20,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use crate::qkv::{Qkv, Saved};
+use crate::qkv::Qkv;
 
 use super::problem::Problem;
 use fragment::VECTOR;
@@ -70,17 +70,16 @@ pub(super) fn forward(
     (out, lse)
 }
 
-/// `dq`, `dk` and `dv`; `delta`: `rowsum(d_out ⊙ out)`, `[batch, heads, queries, 1]` in f32.
+/// `dq`, `dk` and `dv`; see [`super::statistics`].
 pub(super) fn backward(
     problem: &Problem,
     tiles: &GradientTiles,
     qkv: &Qkv<CubeBackend>,
-    saved: &Saved<CubeBackend>,
-    [d_out, delta]: [CubeTensor; 2],
+    [d_out, statistics]: [CubeTensor; 2],
     [first, last]: [CubeTensor; 2],
 ) -> Qkv<CubeBackend> {
     let [q, k, v, d_out] = [&qkv.q, &qkv.k, &qkv.v, &d_out].map(in_vectors);
-    let inputs = Inputs { q, k, v, d_out, lse: into_contiguous(saved.lse.clone()), delta };
+    let inputs = Inputs { q, k, v, d_out, statistics };
     let dq = inputs.query_gradient(problem, tiles.queries, first);
     let [dk, dv] = inputs.key_gradient(problem, tiles.keys, last);
     Qkv { q: dq, k: dk, v: dv }
@@ -92,8 +91,7 @@ struct Inputs {
     k: CubeTensor,
     v: CubeTensor,
     d_out: CubeTensor,
-    lse: CubeTensor,
-    delta: CubeTensor,
+    statistics: CubeTensor,
 }
 
 impl Inputs {
@@ -123,8 +121,7 @@ impl Inputs {
                 self.k.clone().into_tensor_arg(),
                 self.v.clone().into_tensor_arg(),
                 self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
+                self.statistics.clone().into_tensor_arg(),
                 first.into_tensor_arg(),
                 dq.clone().into_tensor_arg(),
                 problem.softmax_scale,
@@ -161,8 +158,7 @@ impl Inputs {
                 self.k.clone().into_tensor_arg(),
                 self.v.clone().into_tensor_arg(),
                 self.d_out.clone().into_tensor_arg(),
-                self.lse.clone().into_tensor_arg(),
-                self.delta.clone().into_tensor_arg(),
+                self.statistics.clone().into_tensor_arg(),
                 last.into_tensor_arg(),
                 dk.clone().into_tensor_arg(),
                 dv.clone().into_tensor_arg(),

@@ -17,8 +17,7 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
     k: &Tensor<Vector<E, N>>,
     v: &Tensor<Vector<E, N>>,
     d_out: &Tensor<Vector<E, N>>,
-    lse: &Tensor<f32>,
-    delta: &Tensor<f32>,
+    statistics: &Tensor<f32>,
     first: &Tensor<u32>,
     dq: &mut Tensor<Vector<E, P>>,
     softmax_scale: f32,
@@ -68,8 +67,8 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
     for i in 0..comptime!(2 * blocks) {
         let query = min(begin + plane_row + lane_row + comptime!(i * 8), last);
         let at = (row_of_batch * heads + head) * queries + query;
-        origin[i] = lse[at] * comptime!(std::f32::consts::LOG2_E);
-        mean[i] = delta[at];
+        origin[i] = statistics[at * 2] * comptime!(std::f32::consts::LOG2_E);
+        mean[i] = statistics[at * 2 + 1];
         first_seen[i] = first[list + query];
     }
 

@@ -1,30 +1,149 @@
-//! stub
-use super::problem::Problem;
-use crate::qkv::{Qkv, Saved};
+//! Kernels for every GPU: tiles in shared memory, sums in registers, no instruction that only some devices have.
+//!
+//! FlashAttention-2 (arXiv:2307.08691), in f32 whatever the type of the tensors. At most seven tensors per kernel: WebGPU
+//! promises eight buffers, one of which holds the sizes.
+
+mod tiles;
+mod products;
+mod forward;
+mod query_gradient;
+mod key_gradient;
+
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct UnitTiles;
-impl UnitTiles {
-    pub(super) fn that_fit(_: usize, _: usize, _: usize) -> Option<Self> {
-        None
+use cubecl::prelude::*;
+
+use crate::qkv::Qkv;
+
+use super::problem::Problem;
+use super::statistics::with_entries_side_by_side;
+use tiles::SIDE;
+pub(super) use tiles::UnitTiles;
+
+/// `(out, lse)`; `out` is a view of `[batch, queries, heads, head_dim]`.
+pub(super) fn forward(
+    problem: &Problem,
+    tiles: UnitTiles,
+    qkv: &Qkv<CubeBackend>,
+    first: CubeTensor,
+) -> (CubeTensor, CubeTensor) {
+    let Problem { batch, heads, queries, head_dim, dtype, .. } = *problem;
+    let [q, k, v] = [&qkv.q, &qkv.k, &qkv.v].map(|x| with_entries_side_by_side(x.clone()));
+    let mut out = empty(&q, Shape::new([batch, queries, heads, head_dim]), dtype);
+    out.meta.swap(1, 2);
+    let lse = empty(&q, Shape::new([batch, heads, queries, 1]), DType::F32);
+    let client = q.client.clone();
+    forward::forward_kernel::launch(
+        &client,
+        count(queries, tiles, heads, batch),
+        CubeDim::new_2d(SIDE as u32, SIDE as u32),
+        address([&q, &k, &v, &out]),
+        q.into_tensor_arg(),
+        k.into_tensor_arg(),
+        v.into_tensor_arg(),
+        first.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
+        lse.clone().into_tensor_arg(),
+        problem.softmax_scale,
+        tiles,
+        dtype_to_storage_type(dtype),
+    );
+    (out, lse)
+}
+
+/// `dq`, `dk` and `dv`; see [`super::statistics`].
+pub(super) fn backward(
+    problem: &Problem,
+    tiles: UnitTiles,
+    qkv: &Qkv<CubeBackend>,
+    [d_out, statistics]: [CubeTensor; 2],
+    [first, last]: [CubeTensor; 2],
+) -> Qkv<CubeBackend> {
+    let Problem { batch, heads, kv_heads, queries, keys, head_dim, dtype, .. } = *problem;
+    let inputs = [&qkv.q, &qkv.k, &qkv.v, &d_out];
+    let inputs = inputs.map(|x| with_entries_side_by_side(x.clone()));
+    let dq = empty(&inputs[0], Shape::new([batch, heads, queries, head_dim]), dtype);
+    let keys_shape = Shape::new([batch, kv_heads, keys, head_dim]);
+    let both = Halves::empty(&inputs[0], keys_shape, dtype);
+    let client = dq.client.clone();
+    let [q, k, v, d_out] = inputs.clone().map(CubeTensor::into_tensor_arg);
+    query_gradient::query_gradient_kernel::launch(
+        &client,
+        count(queries, tiles, heads, batch),
+        CubeDim::new_2d(SIDE as u32, SIDE as u32),
+        address(inputs.each_ref()),
+        q,
+        k,
+        v,
+        d_out,
+        statistics.clone().into_tensor_arg(),
+        first.into_tensor_arg(),
+        dq.clone().into_tensor_arg(),
+        problem.softmax_scale,
+        tiles,
+        dtype_to_storage_type(dtype),
+    );
+    let address = address(inputs.each_ref()).max(both.all.required_address_type());
+    let [q, k, v, d_out] = inputs.map(CubeTensor::into_tensor_arg);
+    key_gradient::key_gradient_kernel::launch(
+        &client,
+        count(keys, tiles, kv_heads, batch),
+        CubeDim::new_2d(SIDE as u32, SIDE as u32),
+        address,
+        q,
+        k,
+        v,
+        d_out,
+        statistics.into_tensor_arg(),
+        last.into_tensor_arg(),
+        both.all.clone().into_tensor_arg(),
+        both.second as u32,
+        problem.softmax_scale,
+        tiles,
+        dtype_to_storage_type(dtype),
+    );
+    let [dk, dv] = both.split();
+    Qkv { q: dq, k: dk, v: dv }
+}
+
+/// Two tensors of one shape in one allocation, because a kernel may have few.
+struct Halves {
+    all: CubeTensor,
+    shape: Shape,
+    /// Where the second one begins: where the device can begin to read.
+    second: usize,
+}
+
+impl Halves {
+    fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> Self {
+        let alignment = beside.client.properties().memory.alignment as usize / dtype.size();
+        let second = shape.num_elements().next_multiple_of(alignment);
+        Self { all: empty(beside, Shape::new([2 * second]), dtype), shape, second }
+    }
+
+    fn split(self) -> [CubeTensor; 2] {
+        let CubeTensor { client, handle, device, dtype, .. } = self.all;
+        let (half, rest) = (self.second, self.second - self.shape.num_elements());
+        let bytes = |elements: usize| (elements * dtype.size()) as u64;
+        let first = handle.clone().offset_end(bytes(half + rest));
+        let second = handle.offset_start(bytes(half)).offset_end(bytes(rest));
+        [first, second].map(|handle| {
+            let (client, device, shape) = (client.clone(), device.clone(), self.shape.clone());
+            CubeTensor::new_contiguous(client, device, shape, handle, dtype)
+        })
     }
 }
-pub(super) fn forward(
-    _: &Problem,
-    _: UnitTiles,
-    _: &Qkv<CubeBackend>,
-    _: CubeTensor,
-) -> (CubeTensor, CubeTensor) {
-    unreachable!()
+
+fn count(rows: usize, tiles: UnitTiles, heads: usize, batch: usize) -> CubeCount {
+    CubeCount::Static(rows.div_ceil(tiles.side()) as u32, heads as u32, batch as u32)
 }
-pub(super) fn backward(
-    _: &Problem,
-    _: UnitTiles,
-    _: &Qkv<CubeBackend>,
-    _: &Saved<CubeBackend>,
-    _: CubeTensor,
-    _: CubeTensor,
-    _: CubeTensor,
-) -> Qkv<CubeBackend> {
-    unreachable!()
+
+fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
+}
+
+fn address(tensors: [&CubeTensor; 4]) -> AddressType {
+    tensors.map(CubeTensor::required_address_type).into_iter().max().expect("there are four")
 }

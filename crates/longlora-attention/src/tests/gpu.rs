@@ -1,15 +1,107 @@
-//! Kernels for matrix units, on a device that has them; elsewhere nothing is shown, and it is said.
+//! The kernels of GPUs, on the default device, which `BURN_DEVICE` names: a GPU, or Mesa's software renderer.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::answer::{Answer, Inputs, numbers};
-use super::catalogue::{half_heads, rows};
-use crate::{AttentionPattern, Layout, Segments, attention, reference};
+use super::answer::{Answer, Inputs, error, numbers};
+use super::catalogue::{catalogue, half_heads, rows};
+use crate::{AttentionPattern, Layout, Segments, attention, attention_over_cache, reference};
+
+/// As of the CPU's: three times the largest error measured, 8e-7.
+const TOLERANCE: f64 = 2.5e-6;
+
+#[test]
+fn single_precision_means_what_the_reference_says() {
+    let device = Device::default();
+    for (seed, problem) in catalogue().iter().enumerate() {
+        let inputs = Inputs::of(problem, seed as u64);
+        check_single(&device, problem.name, &inputs);
+    }
+}
+
+#[test]
+fn heads_of_every_width_that_models_have() {
+    let device = Device::default();
+    for (seed, head_dim) in [64, 80, 96, 128, 256].into_iter().enumerate() {
+        let plan = half_heads(24).plan(&Layout::dense(1, 75));
+        let inputs = Inputs::random(plan.layer(0), [4, 2], head_dim, seed as u64);
+        check_single(&device, &format!("heads of {head_dim}"), &inputs);
+    }
+}
+
+#[track_caller]
+fn check_single(device: &Device, name: &str, inputs: &Inputs) {
+    let (ours, exact) = (on(device, inputs, DType::F32), inputs.by_reference(DType::F64));
+    for (part, ours, exact) in ours.beside(&exact) {
+        let error = error(ours, exact);
+        assert!(error <= TOLERANCE, "{name}, {part}: off by {error:e}");
+    }
+}
+
+/// Queries of the last positions alone, over keys and values that are views of larger tensors.
+#[test]
+fn over_a_cache_it_is_the_last_rows_of_everything() {
+    let device = Device::default();
+    for (past, new, window) in [(0, 5, None), (70, 1, None), (70, 9, Some(20)), (131, 67, None)] {
+        let all = Segments::full(&Layout::dense(2, past + new));
+        let all = match window {
+            Some(window) => all.with_window(window),
+            None => all,
+        };
+        let inputs = Inputs::random(&all.into(), [4, 2], 24, past as u64);
+        let exact = inputs.by_reference(DType::F64).out;
+        let length = past + new;
+        let tensor = |data: &TensorData| Tensor::<4>::from_data(data.clone(), &device);
+        let q = tensor(&inputs.q).narrow(2, past, new);
+        let [k, v] = [&inputs.k, &inputs.v].map(|data| {
+            let room = Tensor::cat(vec![tensor(data), tensor(data)], 2);
+            room.narrow(2, 0, length)
+        });
+        let ours = attention_over_cache(q, k, v, window, inputs.softmax_scale);
+        let last = exact.chunks(length * 24).flat_map(|head| head[past * 24..].to_vec());
+        let error = error(&numbers(ours.into_data()), &last.collect::<Vec<_>>());
+        assert!(error <= TOLERANCE, "{past} and {new}: off by {error:e}");
+    }
+}
+
+/// Where queries, keys and values lie does not matter: here as projections leave them, and rotated.
+#[test]
+fn views_are_read_where_they_lie() {
+    let device = Device::default().autodiff();
+    let plan = half_heads(16).plan(&Layout::dense(2, 40));
+    let inputs = Inputs::random(plan.layer(0), [4, 2], 8, 3);
+    let exact = inputs.by_reference(DType::F64);
+    // [batch, seq, heads, head_dim] in memory.
+    let turned = |data: &TensorData| {
+        let x = Tensor::<4>::from_data(data.clone(), &device).swap_dims(1, 2);
+        (x * 1.0).require_grad()
+    };
+    let [q, k, v, cotangent] = [&inputs.q, &inputs.k, &inputs.v, &inputs.cotangent].map(turned);
+    let [q4, k4, v4] = [&q, &k, &v].map(|x| x.clone().swap_dims(1, 2));
+    let out = attention(q4, k4, v4, &inputs.segments, inputs.softmax_scale);
+    let gradients = (out.clone() * cotangent.swap_dims(1, 2)).sum().backward();
+    let [dq, dk, dv] = [q, k, v].map(|x| {
+        let gradient = x.grad(&gradients).expect("the output depends on the input");
+        numbers(gradient.swap_dims(1, 2).into_data())
+    });
+    let ours = Answer { out: numbers(out.into_data()), dq, dk, dv };
+    for (part, ours, exact) in ours.beside(&exact) {
+        assert!(error(ours, exact) <= TOLERANCE, "{part}: off by {:e}", error(ours, exact));
+    }
+}
+
+/// The same bits each time: nothing is added in an order that chance decides.
+#[test]
+fn gradients_are_the_same_each_time() {
+    let plan = half_heads(50).plan(&Layout::dense(1, 170));
+    let inputs = Inputs::random(plan.layer(0), [9, 3], 16, 1);
+    let device = Device::default();
+    assert_eq!(on(&device, &inputs, DType::F32), on(&device, &inputs, DType::F32));
+}
 
 /// The device that tests run on, if it computes in `dtype`.
 fn device(dtype: DType) -> Option<Device> {
     let device = Device::default();
-    let fits = device != Device::flex() && device.supports_dtype(dtype);
+    let fits = device.supports_dtype(dtype);
     if !fits {
         eprintln!("skipped: {device:?} does not compute in {dtype:?}");
     }
