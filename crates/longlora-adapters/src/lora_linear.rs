@@ -65,13 +65,16 @@ impl LoraLinear {
         let y = match &self.update {
             None => linear(x, weight),
             Some(update) => match update.dora_factor(weight.clone()) {
-                Some(factor) => self.decomposed(update, x, factor.unsqueeze(), dropout),
+                Some(factor) => {
+                    let factor = in_type_of(factor, &x).unsqueeze();
+                    self.decomposed(update, x, factor, dropout)
+                }
                 None => update.beside(x, weight, dropout),
             },
         };
         match &self.base.bias {
             None => y,
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => y.clone() + in_type_of(bias.val(), &y).unsqueeze(),
         }
     }
 
@@ -93,6 +96,14 @@ impl LoraLinear {
         let dropped = dense(dropped);
         dense(x) - dropped.clone() + (dropped + low_rank) * factor
     }
+}
+
+/// `x` in the type of another tensor, or as it is, without an operation of its own.
+pub(crate) fn in_type_of<const D: usize, const E: usize>(
+    x: Tensor<D>,
+    other: &Tensor<E>,
+) -> Tensor<D> {
+    if x.dtype() == other.dtype() { x } else { x.cast(other.dtype()) }
 }
 
 #[cfg(test)]

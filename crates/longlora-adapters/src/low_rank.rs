@@ -7,6 +7,7 @@ use rand::{Rng, RngExt};
 
 use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
+use crate::lora_linear::in_type_of;
 
 /// A low-rank update `scale · (x·A)·B` (LoRA, arXiv:2106.09685, eq. 3).
 ///
@@ -92,8 +93,8 @@ impl LowRank {
         let rows: usize = shape[..D - 1].iter().product();
         shape[D - 1] = self.lora_b.dims()[1];
         // The small product is scaled, not the large one.
-        let low = x.reshape([rows, d_input]).matmul(self.lora_a.val()).mul_scalar(self.scale);
-        low.matmul(self.lora_b.val()).reshape(shape)
+        let [a, b] = [&self.lora_a, &self.lora_b].map(|factor| in_type_of(factor.val(), &x));
+        x.reshape([rows, d_input]).matmul(a).mul_scalar(self.scale).matmul(b).reshape(shape)
     }
 
     /// The dense update `scale · A·B`: `[d_input, d_output]`.

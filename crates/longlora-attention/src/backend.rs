@@ -11,7 +11,8 @@ use crate::tiled;
 /// The forward. Its default body is plain tensor operations that run anywhere; a backend may do better.
 #[backend_extension(Autodiff, Flex, Cube: cfg(feature = "gpu"))]
 pub(crate) trait AttentionBackend: Backend {
-    /// `out`: shaped like `q`; `lse`: `[batch, heads, seq, 1]`, natural log, always f32: the backward subtracts it.
+    /// `out`: shaped like `q`; `lse`: `[batch, heads, seq, 1]`, natural log, f32 even where `q` has less: the backward
+    /// subtracts it.
     ///
     /// With fewer queries than the segments have positions, the queries are those of the last ones: over a cache, where
     /// nothing is differentiated.

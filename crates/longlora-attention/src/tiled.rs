@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, Slice, TensorData};
+use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 
 use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
@@ -25,7 +25,7 @@ pub(crate) fn forward<B: Backend>(
     let past = segments.seq - seq;
     let device = qkv.q.device();
     let mut out = B::float_zeros(qkv.q.shape(), &device, qkv.q.dtype().into());
-    let mut lse = B::float_zeros(Shape::new([batch, heads, seq, 1]), &device, FloatDType::F32);
+    let mut lse = B::float_zeros(Shape::new([batch, heads, seq, 1]), &device, of_sums(&qkv.q));
     for tile in tiles(segments, past, heads, qkv.k.shape().dims::<4>()[1]) {
         let scores = tile.scores::<B>(qkv, segments, softmax_scale);
         let max = B::float_max_dim(scores.clone(), 3);
@@ -50,7 +50,7 @@ pub(crate) fn backward<B: Backend>(
     softmax_scale: f32,
 ) -> Qkv<B> {
     let heads = qkv.q.shape().dims::<4>()[1];
-    let zeros = |x: &FloatTensor<B>| B::float_zeros(x.shape(), &x.device(), FloatDType::F32);
+    let zeros = |x: &FloatTensor<B>| B::float_zeros(x.shape(), &x.device(), of_sums(x));
     let mut gradient = Qkv::<B> { q: zeros(&qkv.q), k: zeros(&qkv.k), v: zeros(&qkv.v) };
     for tile in tiles(segments, 0, heads, qkv.k.shape().dims::<4>()[1]) {
         let scores = tile.scores::<B>(qkv, segments, softmax_scale);
@@ -73,6 +73,11 @@ pub(crate) fn backward<B: Backend>(
     }
     let like = |gradient, x: &FloatTensor<B>| B::float_cast(gradient, x.dtype().into());
     Qkv { q: like(gradient.q, &qkv.q), k: like(gradient.k, &qkv.k), v: like(gradient.v, &qkv.v) }
+}
+
+/// The type of what is summed up: f32, or f64 where the numbers are.
+fn of_sums(x: &impl TensorMetadata) -> FloatDType {
+    if x.dtype() == DType::F64 { FloatDType::F64 } else { FloatDType::F32 }
 }
 
 /// A run of queries, and everything they may see.
@@ -138,17 +143,17 @@ impl Tile {
         ]
     }
 
-    /// The tile's part of a query-shaped tensor, in f32: `[1, 1, heads · queries, width]`.
+    /// The tile's part of a query-shaped tensor, in the type of sums: `[1, 1, heads · queries, width]`.
     fn queries_of<B: Backend>(&self, x: &FloatTensor<B>) -> FloatTensor<B> {
         let part = B::float_slice(x.clone(), &self.query_slices());
         let [_, heads, queries, width] = part.shape().dims::<4>();
         let part = B::float_reshape(part, Shape::new([1, 1, heads * queries, width]));
-        B::float_cast(part, FloatDType::F32)
+        B::float_cast(part, of_sums(x))
     }
 
-    /// The tile's part of a key-shaped tensor, in f32: `[1, 1, keys, width]`.
+    /// The tile's part of a key-shaped tensor, in the type of sums: `[1, 1, keys, width]`.
     fn keys_of<B: Backend>(&self, x: &FloatTensor<B>) -> FloatTensor<B> {
-        B::float_cast(B::float_slice(x.clone(), &self.key_slices()), FloatDType::F32)
+        B::float_cast(B::float_slice(x.clone(), &self.key_slices()), of_sums(x))
     }
 
     /// Puts the tile's result where its queries are.
@@ -179,7 +184,7 @@ impl Tile {
         let scores = B::float_matmul(self.queries_of::<B>(&qkv.q), keys);
         let scores = B::float_mul_scalar(scores, softmax_scale.into());
         let bias = B::float_from_data(self.bias(segments), &qkv.q.device());
-        B::float_add(scores, bias)
+        B::float_add(scores, B::float_cast(bias, of_sums(&qkv.q)))
     }
 
     /// Zero where a query sees a key, minus infinity where not.

@@ -11,7 +11,7 @@ impl Llama {
     /// # Panics
     /// If it could not hold a token.
     pub fn cache(&self, kind: CacheKind) -> KvCache {
-        KvCache::new(&self.config, kind, &self.device())
+        KvCache::new(&self.config, kind, &self.device(), self.compute.dtype())
     }
 
     /// Reads new tokens after those of the cache, all at once, and returns the final hidden state of the last one.

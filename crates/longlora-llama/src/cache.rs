@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Slice, Tensor};
+use burn::tensor::{DType, Device, Slice, Tensor};
 use longlora_adapters::{RopeConfig, RopeOffset, Rotary, RotaryTables};
 
 use crate::config::LlamaConfig;
@@ -83,11 +83,17 @@ pub(crate) struct CachedPass {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &LlamaConfig, kind: CacheKind, device: &Device) -> Self {
+    pub(crate) fn new(
+        config: &LlamaConfig,
+        kind: CacheKind,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
         if let CacheKind::Streaming(Streaming { window, .. }) = kind {
             assert!(window > 0, "needs a window of at least 1 token, got 0");
         }
-        let empty = Tensor::zeros([1, config.num_key_value_heads, 0, config.rope.head_dim], device);
+        let shape = [1, config.num_key_value_heads, 0, config.rope.head_dim];
+        let empty = Tensor::zeros(shape, (device, dtype));
         let layer = LayerCache { keys: empty.clone(), values: empty };
         Self {
             kind,
@@ -212,7 +218,8 @@ impl KvCache {
         for layer in &mut self.layers {
             for x in [&mut layer.keys, &mut layer.values] {
                 let [batch, kv_heads, _, head_dim] = x.dims();
-                let room = Tensor::zeros([batch, kv_heads, self.capacity, head_dim], &x.device());
+                let shape = [batch, kv_heads, self.capacity, head_dim];
+                let room = Tensor::zeros(shape, (&x.device(), x.dtype()));
                 *x = if self.held.is_empty() {
                     room
                 } else {
@@ -256,7 +263,7 @@ impl LayerCache {
         for x in [&mut self.keys, &mut self.values] {
             // Through the host, so that the copy is no view of the buffer, which then would not be written in place.
             let moved = x.clone().narrow(2, from.start, from.len()).into_data();
-            let moved = Tensor::from_data(moved, &x.device());
+            let moved = Tensor::from_data(moved, (&x.device(), x.dtype()));
             let to = positions(from.start + by..from.end + by);
             x.inplace(|x| x.slice_assign(to, moved));
         }

@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::activation::softmax;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
+use crate::compute::in_type;
 use crate::mlp::Mlp;
 
 /// A router and the MLPs among which it chooses, token by token.
@@ -38,14 +39,20 @@ impl Experts {
             let y = expert.forward(x.clone().select(0, tokens.clone()), None);
             // One weight per token and slot, of which each token gave this expert one.
             let weight = weights.clone().reshape([batch * seq * self.per_token]).select(0, slots);
-            out = out.select_assign(0, tokens, y * weight.unsqueeze_dim(1), IndexingUpdateOp::Add);
+            out = out.select_assign(
+                0,
+                tokens,
+                y.clone() * in_type(weight.unsqueeze_dim(1), y.dtype()),
+                IndexingUpdateOp::Add,
+            );
         }
         out.reshape([batch, seq, width])
     }
 
     /// The weights of the chosen experts, `[tokens, per_token]`, and for each expert the tokens that chose it.
     fn route(&self, x: Tensor<2>) -> (Tensor<2>, Vec<Chosen>) {
-        let scores = self.gate.forward(x);
+        // Which experts are chosen hangs by small differences.
+        let scores = self.gate.forward(in_type(x, DType::F32));
         let (top, experts) = scores.topk_with_indices(self.per_token, 1);
         let mut chosen = vec![Chosen::default(); self.experts.len()];
         for (slot, expert) in experts.into_data().iter::<i64>().enumerate() {

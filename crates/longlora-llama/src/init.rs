@@ -6,6 +6,7 @@ use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
 use crate::block::Block;
+use crate::compute::ComputeType;
 use crate::config::LlamaConfig;
 use crate::experts::Experts;
 use crate::llama::{Llama, LlamaModel};
@@ -34,7 +35,7 @@ impl LlamaConfig {
         };
         let lm_head =
             (!self.tie_word_embeddings).then(|| linear([self.hidden_size, self.vocab_size]));
-        Llama { model, lm_head, config: self.clone() }
+        Llama { model, lm_head, config: self.clone(), compute: ComputeType::F32 }
     }
 
     fn init_attention(&self, device: &Device) -> SelfAttention {

@@ -11,6 +11,7 @@
 //! [`Llama::generate`].
 
 mod family;
+mod compute;
 mod config;
 mod error;
 mod pass;
@@ -48,6 +49,7 @@ pub use agreement::{Agreement, agreement};
 pub use attention::SelfAttention;
 pub use block::Block;
 pub use cache::{CacheKind, KvCache, Streaming};
+pub use compute::ComputeType;
 pub use config::{ExpertsConfig, LlamaConfig};
 pub use error::LlamaError;
 pub use experts::Experts;

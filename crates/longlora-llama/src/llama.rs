@@ -9,6 +9,7 @@ use longlora_attention::{AttentionPattern, Layout};
 use longlora_kernels::linear;
 
 use crate::block::Block;
+use crate::compute::{ComputeType, in_type};
 use crate::config::LlamaConfig;
 use crate::norm::normed;
 use crate::pass::Pass;
@@ -23,6 +24,9 @@ pub struct Llama {
     /// Sizes, options, and the position embedding in force.
     #[module(skip)]
     pub config: LlamaConfig,
+    /// The type of the activations.
+    #[module(skip)]
+    pub compute: ComputeType,
 }
 
 /// Embeddings, blocks and the last norm.
@@ -47,17 +51,21 @@ impl Llama {
     /// Prepares a forward over a batch that lies as `layout` says.
     pub fn pass(&self, pattern: AttentionPattern, layout: &Layout) -> Pass {
         let rotary = Rotary::new(&self.config.rope, layout.seq, &self.device());
+        let rotary = match self.compute {
+            ComputeType::F64 => rotary.cast(DType::F64),
+            ComputeType::F32 | ComputeType::Bf16 => rotary,
+        };
         let shared_offset = self.model.rope_offset.clone();
         Pass::new(pattern.plan(layout), &self.config.windows, rotary, shared_offset)
     }
 
-    /// The rows of the embedding table, in f32 however the table is kept.
+    /// The rows of the embedding table, in the type that the model computes in, however the table is kept.
     ///
     /// # Shapes
     /// - `ids`: `[batch, seq]`; result: `[batch, seq, hidden_size]`
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let rows = embedding(self.model.embed_tokens.weight.val(), ids);
-        if rows.dtype() == DType::F32 { rows } else { rows.cast(DType::F32) }
+        in_type(rows, self.compute.dtype())
     }
 
     /// Final hidden states, after the last norm.

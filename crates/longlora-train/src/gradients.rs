@@ -272,6 +272,7 @@ impl Backward<'_> {
                 // The softmax reaches every row of a table that is the head, too.
                 None => {
                     let add = IndexingUpdateOp::Add;
+                    let upstream = upstream.cast(d_head.dtype());
                     let d_table = d_head.transpose().select_assign(0, ids, upstream, add);
                     grads.register(self.llama.model.embed_tokens.weight.id, d_table);
                 }

@@ -1,6 +1,6 @@
 //! The gradient of an embedding table that is looked up and nothing else: only rows of tokens that occurred have one.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 /// Some rows of a gradient; all others are zero.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ impl RowGradient {
         let mut rows = ids.to_vec();
         rows.sort_unstable();
         rows.dedup();
+        // Many terms meet in one row.
+        let upstream = upstream.cast(DType::F32);
         let zeros = Tensor::zeros([rows.len(), width], &upstream.device());
         let places = places(ids, &rows, &upstream);
         let values = zeros.select_assign(0, places, upstream, IndexingUpdateOp::Add);

@@ -2,12 +2,12 @@
 
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
-use cubecl::calculate_cube_count_elemwise;
 
 /// `(lse, delta)` of each query, `delta = rowsum(d_out ⊙ out)`: the softmax's gradient subtracts it
 /// (FlashAttention-2, arXiv:2307.08691, alg. 2). Both in f32: `[batch, heads, queries, 2]`.

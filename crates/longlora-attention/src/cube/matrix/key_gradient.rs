@@ -121,7 +121,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
                 for side in 0..2usize {
                     let at =
                         min(query + lane_column + comptime!(n * COLUMNS + side), positions - 1);
-                    origin.push(statistics[(of_head + at) * 2] * comptime!(std::f32::consts::LOG2_E));
+                    origin
+                        .push(statistics[(of_head + at) * 2] * comptime!(std::f32::consts::LOG2_E));
                     mean.push(statistics[(of_head + at) * 2 + 1]);
                 }
             }

@@ -131,11 +131,13 @@ pub(super) fn forward_kernel<E: Float>(
             for e in 0..entries {
                 let entry = x + comptime!(e * SIDE);
                 if entry < comptime!(tiles.head_dim) {
-                    out[head_at + query * stride + entry] = E::cast_from(acc[comptime!(i * entries + e)] / total);
+                    out[head_at + query * stride + entry] =
+                        E::cast_from(acc[comptime!(i * entries + e)] / total);
                 }
             }
             if x == 0 {
-                lse[(batch_row * heads + head) * queries + query] = maximum[y * block + i] + total.ln();
+                lse[(batch_row * heads + head) * queries + query] =
+                    maximum[y * block + i] + total.ln();
             }
         }
     }

@@ -68,7 +68,8 @@ pub(super) fn key_gradient_kernel<E: Float>(
                     let origin = statistics[(of_head + min(at, positions - 1)) * 2];
                     let weight = (scores[comptime!(i * block + j)] * softmax_scale - origin).exp();
                     scores[comptime!(i * block + j)] = select(visible, weight, 0.0f32);
-                    weights[(y * block + i) * weight_stride + column] = scores[comptime!(i * block + j)];
+                    weights[(y * block + i) * weight_stride + column] =
+                        scores[comptime!(i * block + j)];
                 }
             }
             add_weighted::<E>(&mut dv, &weights, d_out, &o_rows, &mut stage, tiles);
@@ -79,7 +80,8 @@ pub(super) fn key_gradient_kernel<E: Float>(
                 for j in 0..block {
                     let column = x + comptime!(j * SIDE);
                     let mean = statistics[(of_head + min(query + column, positions - 1)) * 2 + 1];
-                    let slope = scores[comptime!(i * block + j)] * (products[comptime!(i * block + j)] - mean);
+                    let slope = scores[comptime!(i * block + j)]
+                        * (products[comptime!(i * block + j)] - mean);
                     weights[(y * block + i) * weight_stride + column] = slope;
                 }
             }
@@ -88,6 +90,24 @@ pub(super) fn key_gradient_kernel<E: Float>(
     }
     let head_dim = comptime!(tiles.head_dim);
     let head_at = (batch_row * kv_heads + kv_head) * positions * head_dim;
-    write_rows::<E>(gradients, head_at, head_dim.runtime(), begin, positions, &dk, softmax_scale, tiles);
-    write_rows::<E>(gradients, second as usize + head_at, head_dim.runtime(), begin, positions, &dv, 1.0f32.runtime(), tiles);
+    write_rows::<E>(
+        gradients,
+        head_at,
+        head_dim.runtime(),
+        begin,
+        positions,
+        &dk,
+        softmax_scale,
+        tiles,
+    );
+    write_rows::<E>(
+        gradients,
+        second as usize + head_at,
+        head_dim.runtime(),
+        begin,
+        positions,
+        &dv,
+        1.0f32.runtime(),
+        tiles,
+    );
 }

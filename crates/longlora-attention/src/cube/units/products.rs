@@ -110,7 +110,8 @@ pub(super) fn add_weighted<E: Float>(
                 for e in 0..entries {
                     let entry = unit_x + comptime!(e * SIDE);
                     if entry < head_dim {
-                        stage[row * head_dim + entry] = read::<E>(x, rows, chunk * step + row, entry);
+                        stage[row * head_dim + entry] =
+                            read::<E>(x, rows, chunk * step + row, entry);
                     }
                 }
             }
@@ -124,7 +125,8 @@ pub(super) fn add_weighted<E: Float>(
                     let value = stage[key * head_dim + entry];
                     #[unroll]
                     for i in 0..block {
-                        let weight = weights[(unit_y * block + i) * weight_stride + chunk * step + key];
+                        let weight =
+                            weights[(unit_y * block + i) * weight_stride + chunk * step + key];
                         sums[comptime!(i * entries + e)] += weight * value;
                     }
                 }
@@ -154,7 +156,8 @@ pub(super) fn write_rows<E: Float>(
             for e in 0..entries {
                 let entry = UNIT_POS_X as usize + comptime!(e * SIDE);
                 if entry < comptime!(tiles.head_dim) {
-                    out[head + row * stride + entry] = E::cast_from(sums[comptime!(i * entries + e)] * factor);
+                    out[head + row * stride + entry] =
+                        E::cast_from(sums[comptime!(i * entries + e)] * factor);
                 }
             }
         }

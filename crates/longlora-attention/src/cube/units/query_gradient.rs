@@ -55,7 +55,8 @@ pub(super) fn query_gradient_kernel<E: Float>(
             let query = begin + y * block + i;
             let at = min(query, last);
             let seen_from = first[list + at] as usize;
-            let (origin, mean) = (statistics[(of_head + at) * 2], statistics[(of_head + at) * 2 + 1]);
+            let (origin, mean) =
+                (statistics[(of_head + at) * 2], statistics[(of_head + at) * 2 + 1]);
             #[unroll]
             for j in 0..block {
                 let column = x + comptime!(j * SIDE);
