@@ -6,6 +6,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor, assert_shape};
 
 use crate::backend::HeadBackend;
+use crate::fused::takes;
 use crate::reference;
 
 /// Largest number of logits held at once, by all cores together: 128 MiB in f32.
@@ -84,7 +85,7 @@ fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[i64]) {
 }
 
 fn fits(hidden: &Tensor<2>, head: &Tensor<2>) -> bool {
-    hidden.dtype() == DType::F32 && matches!(head.dtype(), DType::F32 | DType::BF16)
+    takes(&hidden.device(), hidden.dtype()) && matches!(head.dtype(), DType::F32 | DType::BF16)
 }
 
 /// In f64: a sum of thousands of f32 loses digits that a comparison of losses needs.

@@ -9,13 +9,17 @@
 //! | [`linear_with_update`] | `x·W + scale·(x·A)·B` | `x`, `x·A`, and the matrices |
 //!
 //! Spelled out in tensor operations, as in [`mod@reference`], each is half a dozen passes over memory, and on a CPU they run
-//! on one core. Here it is one pass, on all cores, with SIMD chosen at run time. Other types than f32 take the plain path.
+//! on one core. Here it is one pass, on all cores, with SIMD chosen at run time; on GPUs one kernel. Types that a device's
+//! kernels do not take go the plain way; parameters may have another type than what they are applied to.
 
 mod allocation;
 mod backend;
 mod cross_entropy;
 mod linear;
 mod flex;
+#[cfg(feature = "gpu")]
+mod cube;
+mod fused;
 mod pull_back;
 mod rms_norm;
 mod rotate;

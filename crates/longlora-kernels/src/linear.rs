@@ -8,10 +8,11 @@ use burn::backend::{Autodiff, AutodiffBackend, Dispatch};
 use burn::tensor::{DType, Tensor, assert_shape};
 
 use crate::backend::{RowBackend, RowGradient};
+use crate::fused::{takes, takes_beside};
 use crate::reference;
 
-/// `x·W`. A frozen weight gets no gradient, and its input is not kept; it may be stored in bf16 and is computed with in
-/// f32.
+/// `x·W`. A frozen weight gets no gradient, and its input is not kept; it may be stored in bf16. What is computed is of `x`'s
+/// type.
 ///
 /// # Shapes
 /// - `x`: `[rows, d_input]`; `weight`: `[d_input, d_output]`; result: `[rows, d_output]`
@@ -47,7 +48,7 @@ pub fn linear_with_update(
     assert_shape!(a, [d_input, rank]);
     assert_shape!(b, [rank, d_output]);
     assert!(!weight.is_tracked(), "the weight under a low-rank update is frozen");
-    if !fits(&x, &weight) || [a.dtype(), b.dtype()] != [DType::F32; 2] || rank == 0 {
+    if !fits(&x, &weight) || !takes_beside(&x.device(), &[a.dtype(), b.dtype()]) || rank == 0 {
         return reference::linear_with_update(x, weight, [a, b], scale);
     }
     let (out, _low) = Dispatch::project_with_update(
@@ -63,7 +64,7 @@ pub fn linear_with_update(
 /// Whether the fused path has these types; a trained weight is kept in f32.
 fn fits(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
     let frozen_bf16 = weight.dtype() == DType::BF16 && !weight.is_tracked();
-    x.dtype() == DType::F32 && (weight.dtype() == DType::F32 || frozen_bf16)
+    takes(&x.device(), x.dtype()) && (weight.dtype() == DType::F32 || frozen_bf16)
 }
 
 #[derive(Debug)]

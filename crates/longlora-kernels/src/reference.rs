@@ -2,15 +2,17 @@
 
 mod cross_entropy;
 
-use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
+use burn::tensor::{DType, Tensor};
 
 pub use cross_entropy::{loss_and_gradient, nll};
 
 /// See [`rms_norm`](crate::rms_norm).
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let (dtype, wide) = (x.dtype(), of_sums(x.dtype()));
+    let (x, gamma) = (in_type(x, wide), in_type(gamma, wide));
     let mean_square = x.clone().square().mean_dim(D - 1);
-    x / (mean_square + epsilon).sqrt() * gamma.unsqueeze()
+    in_type(x / (mean_square + epsilon).sqrt() * gamma.unsqueeze(), dtype)
 }
 
 /// See [`rotate`](crate::rotate).
@@ -19,13 +21,15 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
     let [table_heads, _, pairs] = cos.dims();
     // [1, table_heads, 1, seq, pairs]
     let wide = |table: Tensor<3>| table.unsqueeze_dim::<4>(1).unsqueeze::<5>();
-    let (cos, sin) = (wide(cos), wide(sin));
+    let dtype = x.dtype();
+    let (cos, sin) = (wide(in_type(cos, of_sums(dtype))), wide(in_type(sin, of_sums(dtype))));
+    let x = in_type(x, of_sums(dtype));
     let x = x.reshape([batch, table_heads, heads / table_heads, seq, head_dim]);
     let low = x.clone().narrow(4, 0, pairs);
     let high = x.narrow(4, pairs, pairs);
     let y_low = low.clone() * cos.clone() - high.clone() * sin.clone();
     let y_high = high * cos + low * sin;
-    Tensor::cat(vec![y_low, y_high], 4).reshape([batch, heads, seq, head_dim])
+    in_type(Tensor::cat(vec![y_low, y_high], 4).reshape([batch, heads, seq, head_dim]), dtype)
 }
 
 /// See [`swiglu`](crate::swiglu).
@@ -36,7 +40,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// See [`linear`](crate::linear()).
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let dtype = x.dtype();
-    x.matmul(weight.cast(dtype))
+    x.matmul(in_type(weight, dtype))
 }
 
 /// See [`linear_with_update`](crate::linear_with_update).
@@ -46,5 +50,16 @@ pub fn linear_with_update(
     [a, b]: [Tensor<2>; 2],
     scale: f64,
 ) -> Tensor<2> {
+    let [a, b] = [a, b].map(|factor| in_type(factor, x.dtype()));
     linear(x.clone(), weight) + x.matmul(a).mul_scalar(scale).matmul(b)
+}
+
+/// The type in which numbers of a type are summed up: f32, or f64 where they are.
+fn of_sums(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// The same numbers in another type, without an operation where they have it.
+fn in_type<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }

@@ -5,23 +5,25 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch};
-use burn::tensor::{DType, Tensor, assert_shape};
+use burn::tensor::{Tensor, assert_shape};
 
 use crate::backend::{RowBackend, RowGradient};
+use crate::fused::{takes, takes_beside};
 use crate::reference;
 
 /// `x / √(mean(x²) + epsilon) · gamma`, row by row (RMSNorm, arXiv:1910.07467, eq. 4).
 ///
 /// # Shapes
 /// - `x`, result: `[.., width]`
-/// - `gamma`: `[width]`
+/// - `gamma`: `[width]`; it may be of another type than `x`, whose type the result has
 ///
 /// # Panics
 /// If a shape does not fit the other.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let width = x.dims()[D - 1];
     assert_shape!(gamma, [width]);
-    if x.dtype() != DType::F32 || gamma.dtype() != DType::F32 {
+    let device = x.device();
+    if !takes(&device, x.dtype()) || !takes_beside(&device, &[gamma.dtype()]) {
         return reference::rms_norm(x, gamma, epsilon);
     }
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), gamma.into_dispatch(), epsilon))

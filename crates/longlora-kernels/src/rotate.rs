@@ -8,6 +8,7 @@ use burn::backend::{Autodiff, Dispatch, TensorMetadata};
 use burn::tensor::{DType, Tensor, assert_shape};
 
 use crate::backend::{RowBackend, RowGradient};
+use crate::fused::takes;
 use crate::reference;
 
 /// Rotates half-split pairs `(x[i], x[i + head_dim / 2])` (RoPE, arXiv:2104.09864), as Hugging Face's weights need it.
@@ -21,7 +22,8 @@ use crate::reference;
 ///
 /// # Shapes
 /// - `x`, result: `[batch, heads, seq, head_dim]`
-/// - `cos`, `sin`: `[table_heads, seq, head_dim / 2]`, `heads` a multiple of `table_heads`
+/// - `cos`, `sin`: `[table_heads, seq, head_dim / 2]`, `heads` a multiple of `table_heads`; they may be
+///   of another type than `x`, whose type the result has
 ///
 /// # Panics
 /// If a shape does not fit the others.
@@ -35,7 +37,8 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
         heads.is_multiple_of(table_heads),
         "needs a multiple of {table_heads} heads, got {heads}"
     );
-    if [x.dtype(), cos.dtype(), sin.dtype()] != [DType::F32; 3] {
+    let device = x.device();
+    if !takes(&device, x.dtype()) || [cos.dtype(), sin.dtype()] != [DType::F32; 2] {
         return reference::rotate(x, cos, sin);
     }
     let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());

@@ -5,9 +5,10 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use crate::backend::{RowBackend, RowGradient};
+use crate::fused::takes;
 use crate::reference;
 
 /// `silu(gate) · up`, `silu(x) = x / (1 + e⁻ˣ)`: SwiGLU (arXiv:2002.05202).
@@ -19,7 +20,7 @@ use crate::reference;
 /// If the shapes differ.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "needs a gate and an input of one shape");
-    if gate.dtype() != DType::F32 || up.dtype() != DType::F32 {
+    if gate.dtype() != up.dtype() || !takes(&gate.device(), gate.dtype()) {
         return reference::swiglu(gate, up);
     }
     Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))

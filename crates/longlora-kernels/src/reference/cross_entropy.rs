@@ -4,6 +4,8 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::cross_entropy::{LossAndGradient, sum};
 
+use super::{in_type, of_sums};
+
 /// Largest number of logits held at once: 64 MiB in f32.
 const LOGITS_PER_CHUNK: usize = 1 << 24;
 
@@ -15,6 +17,8 @@ pub fn loss_and_gradient(
     scale: f64,
     head_is_trained: bool,
 ) -> LossAndGradient {
+    let dtype = hidden.dtype();
+    let [hidden, head] = [hidden, head].map(|x| in_type(x, of_sums(dtype)));
     let mut nll_sum = 0.0;
     let mut d_hidden = hidden.zeros_like();
     let mut d_head = head_is_trained.then(|| head.zeros_like());
@@ -33,11 +37,13 @@ pub fn loss_and_gradient(
             d_head = Some(sum + chunk.hidden.transpose().matmul(d_logits));
         }
     }
-    LossAndGradient { nll_sum, d_hidden, d_head }
+    LossAndGradient { nll_sum, d_hidden: in_type(d_hidden, dtype), d_head }
 }
 
 /// See [`nll`](crate::nll()).
 pub fn nll(hidden: Tensor<2>, head: Tensor<2>, targets: &[i64]) -> Vec<f32> {
+    let dtype = of_sums(hidden.dtype());
+    let [hidden, head] = [hidden, head].map(|x| in_type(x, dtype));
     let mut nll = vec![0.0; targets.len()];
     for chunk in Chunk::all(&hidden, targets, head.dims()[1]) {
         let softmax = Softmax::of(chunk.hidden, head.clone());
