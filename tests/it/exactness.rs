@@ -14,7 +14,8 @@ use longlora_attention::{AttentionPattern, GroupSize, Shift};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::{Llama, LlamaConfig, Selection, collect, loss_and_gradient};
 use longlora_train::{
-    Execution, LearningRates, Optimizer, StepBatch, Trainee, TrainingConfig, clip_by_global_norm,
+    Execution, InputsWait, LearningRates, Optimizer, StepBatch, Trainee, TrainingConfig,
+    clip_by_global_norm,
 };
 use serde_json::json;
 
@@ -102,8 +103,16 @@ fn check(
         assert!(error < 2e-6, "{case}: `{name}` is off by {error:.2e} of the norm");
     }
 
-    for (parallel, kept_blocks) in [(2, 0), (1, 1), (1, usize::MAX), (2, 1)] {
-        let execution = Execution { parallel, kept_blocks };
+    let (here, away) = (InputsWait::OnDevice, InputsWait::InHostMemory);
+    for (parallel, kept_blocks, inputs_wait) in [
+        (2, 0, here),
+        (1, 1, here),
+        (1, usize::MAX, here),
+        (2, 1, here),
+        (1, 0, away),
+        (2, 1, away),
+    ] {
+        let execution = Execution { parallel, kept_blocks, inputs_wait };
         let other = of_step(&llama, &selection, pattern, &batch, execution);
         assert_eq!(other.loss.to_bits(), step.loss.to_bits(), "{case}: {execution:?}");
         assert_eq!(other.gradients, step.gradients, "{case}: {execution:?}");
@@ -124,7 +133,7 @@ fn a_step_over_more_than_one_tile_is_a_step() {
         };
         let step = of_step(&llama, &selection, SHIFTED, &batch, Execution::SMALLEST);
         for kept_blocks in [1, usize::MAX] {
-            let execution = Execution { parallel: 1, kept_blocks };
+            let execution = Execution { kept_blocks, ..Execution::SMALLEST };
             let other = of_step(&llama, &selection, SHIFTED, &batch, execution);
             assert_eq!(other.loss.to_bits(), step.loss.to_bits(), "{execution:?}");
             assert_eq!(other.gradients, step.gradients, "{execution:?}");
@@ -246,15 +255,20 @@ fn micro_batches_side_by_side_never_wait_for_each_other() {
         let batch = uneven_batch();
         let micro_batches = batch.micro_batches.iter().cycle().take(12).cloned().collect();
         let batch = StepBatch { micro_batches, ..batch };
-        let first =
-            of_step(&llama, &selection, SHIFTED, &batch, Execution { parallel: 4, kept_blocks: 0 });
+        let first = of_step(
+            &llama,
+            &selection,
+            SHIFTED,
+            &batch,
+            Execution { parallel: 4, ..Execution::SMALLEST },
+        );
         for _ in 0..60 {
             let again = of_step(
                 &llama,
                 &selection,
                 SHIFTED,
                 &batch,
-                Execution { parallel: 4, kept_blocks: 0 },
+                Execution { parallel: 4, ..Execution::SMALLEST },
             );
             assert_eq!(again.gradients, first.gradients);
         }

@@ -5,7 +5,7 @@ use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 use crate::linear::Updated;
 
 /// The forwards.
-#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "gpu"))]
+#[backend_extension(Autodiff, Flex)]
 pub(crate) trait RowBackend: Backend {
     /// `x`: `[.., width]`; `gamma`: `[width]`
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
@@ -37,7 +37,7 @@ pub(crate) trait RowBackend: Backend {
 }
 
 /// Head and loss, with the gradient in the same pass, off any graph.
-#[backend_extension(Flex, Cube: cfg(feature = "gpu"))]
+#[backend_extension(Flex)]
 pub(crate) trait HeadBackend: Backend {
     /// Negative log-likelihoods: `[tokens]`
     fn nll(

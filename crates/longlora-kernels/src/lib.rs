@@ -17,8 +17,6 @@ mod cross_entropy;
 mod device_memory;
 mod linear;
 mod flex;
-#[cfg(feature = "gpu")]
-mod cube;
 mod pull_back;
 mod rms_norm;
 mod rotate;

@@ -32,7 +32,9 @@ pub struct Footprint {
     pub logits: u64,
     /// Blocks.
     pub blocks: usize,
-    /// Per token: the input of every block, and gradients on their way.
+    /// Per token: the input of a block.
+    pub input: u64,
+    /// Per token: gradients on their way.
     pub per_token: u64,
     /// Per token that one block keeps of its attention.
     pub of_attention: u64,
@@ -64,7 +66,8 @@ impl Footprint {
             state: (3 * trainable.total() * F32) as u64,
             logits: (longlora_kernels::LOGITS_AT_ONCE * F32) as u64,
             blocks: blocks.len(),
-            per_token: ((blocks.len() + 7) * hidden * F32) as u64,
+            input: (hidden * F32) as u64,
+            per_token: (7 * hidden * F32) as u64,
             of_attention: largest(&|block| sizes.attention(&block.self_attn)),
             // The input of its norm, and what comes after.
             of_mlp: largest(&|block| hidden + sizes.feed_forward(&block.mlp)),
@@ -73,8 +76,14 @@ impl Footprint {
     }
 
     /// The peak of a step over so many micro-batches of `tokens` tokens at once, when so many blocks keep their
-    /// activations.
-    pub fn peak(&self, micro_batches: usize, tokens: usize, kept_blocks: usize) -> u64 {
+    /// activations. With `inputs_away`, the inputs of the others wait elsewhere, but for two on their way.
+    pub fn peak(
+        &self,
+        micro_batches: usize,
+        tokens: usize,
+        kept_blocks: usize,
+        inputs_away: bool,
+    ) -> u64 {
         let micro_batches = micro_batches as u64;
         let all = micro_batches * tokens as u64;
         let tile = micro_batches * tokens.min(TOKENS_PER_TILE) as u64;
@@ -86,7 +95,9 @@ impl Footprint {
             0
         };
         let widened = micro_batches * self.widened;
-        let steady = self.weights + widened + self.state + self.logits + all * self.per_token;
+        let inputs = if inputs_away { kept_blocks.max(2).min(self.blocks) } else { self.blocks };
+        let per_token = self.per_token + inputs as u64 * self.input;
+        let steady = self.weights + widened + self.state + self.logits + all * per_token;
         steady + kept.max(again) + tile * self.inside_mlp
     }
 }

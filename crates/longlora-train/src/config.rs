@@ -10,6 +10,7 @@ use longlora_llama::WeightStorage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::kept_input::InputsWait;
 use crate::schedule::Decay;
 
 /// A fine-tuning run.
@@ -104,6 +105,10 @@ pub struct TrainingConfig {
     /// again in the backward. The result does not depend on it. Most of what is free, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
+    /// Keep the inputs of blocks in the host's memory between forward and backward: for a GPU, whose own memory then grows
+    /// with the context by much less. They are copied while other blocks compute; the result is the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offload_activations: bool,
     /// Peak learning rates.
     pub learning_rates: LearningRates,
     /// Steps of linear warm-up; LongLoRA has 20.
@@ -136,6 +141,13 @@ pub struct LearningRates {
     pub rope_offsets: f64,
 }
 
+impl TrainingConfig {
+    /// Where the inputs of blocks wait for the backward.
+    pub(crate) fn inputs_wait(&self) -> InputsWait {
+        if self.offload_activations { InputsWait::InHostMemory } else { InputsWait::OnDevice }
+    }
+}
+
 impl Default for TrainingConfig {
     /// LongLoRA's numbers, for one device.
     fn default() -> Self {
@@ -145,6 +157,7 @@ impl Default for TrainingConfig {
             accumulation: 8,
             parallel: 1,
             memory: None,
+            offload_activations: false,
             learning_rates: LearningRates {
                 lora: 2e-5,
                 norms_and_embeddings: 2e-5,

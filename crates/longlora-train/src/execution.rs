@@ -7,6 +7,7 @@ use longlora_llama::{Footprint, Llama, Selection, device_memory};
 use sysinfo::System;
 
 use crate::config::TrainingConfig;
+use crate::kept_input::InputsWait;
 
 /// Largest share of a GPU's memory, or of what is free of the machine's at the start, which a run takes unasked.
 const DEFAULT_SHARE: f64 = 0.8;
@@ -20,11 +21,14 @@ pub struct Execution {
     pub parallel: usize,
     /// Blocks, from the last, that keep their activations for the backward; the others are run again from their inputs.
     pub kept_blocks: usize,
+    /// Where the inputs of those wait.
+    pub inputs_wait: InputsWait,
 }
 
 impl Execution {
     /// One micro-batch at a time in the least memory: every block is run twice.
-    pub const SMALLEST: Self = Self { parallel: 1, kept_blocks: 0 };
+    pub const SMALLEST: Self =
+        Self { parallel: 1, kept_blocks: 0, inputs_wait: InputsWait::OnDevice };
 }
 
 /// How many blocks keep their activations within a budget, and what that takes.
@@ -60,14 +64,17 @@ impl MemoryPlan {
         };
         let share = || ByteSize((available() as f64 * DEFAULT_SHARE) as u64);
         let budget = training.memory.unwrap_or_else(share);
-        let predicted = |kept| ByteSize(PROGRAM + footprint.peak(parallel, tokens, kept));
+        let inputs_wait = training.inputs_wait();
+        let inputs_away = inputs_wait == InputsWait::InHostMemory;
+        let predicted =
+            |kept| ByteSize(PROGRAM + footprint.peak(parallel, tokens, kept, inputs_away));
         let fits = |kept: &usize| predicted(*kept) <= budget;
         let kept_blocks = (0..=footprint.blocks).rev().find(fits).unwrap_or(0);
         Self {
             budget,
             predicted: predicted(kept_blocks),
             blocks: footprint.blocks,
-            execution: Execution { parallel, kept_blocks },
+            execution: Execution { parallel, kept_blocks, inputs_wait },
         }
     }
 

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::batch::{StepBatch, layout};
 use crate::execution::Execution;
+use crate::kept_input::{InputsWait, KeptInput};
 use crate::row_gradient::RowGradient;
 use crate::step_gradients::{StepGradients, table_is_looked_up_alone};
 use crate::step_output::StepOutput;
@@ -51,6 +52,7 @@ pub(crate) fn gradients(
                     plain: &plain,
                     scale: 1.0 / targets as f64,
                     kept_blocks: execution.kept_blocks,
+                    inputs_wait: execution.inputs_wait,
                     sum: GradientsAccumulator::new(),
                     table: None,
                 };
@@ -78,9 +80,19 @@ struct Passes {
 #[expect(clippy::large_enum_variant, reason = "there is one per block, and its tensors are larger")]
 enum Kept {
     /// Its input, from which it is run again.
-    Input(Tensor<3>),
+    Input(KeptInput),
     /// Everything.
     Graphs(Graphs),
+}
+
+impl Kept {
+    /// Begins to bring back what waits elsewhere.
+    fn called_back(self) -> Self {
+        match self {
+            Self::Input(input) => Self::Input(input.call_back()),
+            graphs => graphs,
+        }
+    }
 }
 
 /// The graphs of a block's attention and of the tiles of its MLP.
@@ -122,6 +134,8 @@ struct Backward<'a> {
     scale: f64,
     /// Blocks, from the last, that keep their graphs.
     kept_blocks: usize,
+    /// Where the inputs of the others wait.
+    inputs_wait: InputsWait,
     sum: GradientsAccumulator<Llama>,
     /// Of an embedding table that is not the head.
     table: Option<RowGradient>,
@@ -137,7 +151,11 @@ impl Backward<'_> {
         let passes = Passes { plain: pass(self.plain), tracked: pass(self.llama) };
         let (blocks, last) = self.forward(&ids, &passes);
         let (nll_sum, mut upstream, d_head) = self.head(last, batch.target_ids());
-        for (layer, block) in blocks.into_iter().enumerate().rev() {
+        let mut blocks = blocks.into_iter().enumerate().rev();
+        let mut next = blocks.next();
+        while let Some((layer, block)) = next {
+            // The one below is on its way while this one is computed.
+            next = blocks.next().map(|(layer, block)| (layer, block.called_back()));
             upstream = self.block(layer, block, upstream, &passes);
         }
         self.embeddings(ids, upstream, d_head);
@@ -153,7 +171,7 @@ impl Backward<'_> {
         for (layer, block) in blocks.iter().enumerate() {
             if layer < first_graph {
                 let output = block.forward(hidden.clone(), layer, &passes.plain);
-                kept.push(Kept::Input(hidden));
+                kept.push(Kept::Input(KeptInput::new(hidden, self.inputs_wait)));
                 hidden = output;
             } else {
                 let (graphs, output) = self.graphs(layer, hidden, passes);
@@ -199,7 +217,7 @@ impl Backward<'_> {
                 (attention, mlp.into_iter().map(Tile::Graph).collect::<Vec<_>>())
             }
             Kept::Input(input) => {
-                let attention = self.attention(layer, input, passes);
+                let attention = self.attention(layer, input.into_tensor(), passes);
                 let tiles = Block::tiles(attention.plain_output());
                 (attention, tiles.into_iter().map(Tile::Input).collect())
             }

@@ -165,6 +165,9 @@ struct TrainingArgs {
     /// Memory that a step may take; the more, the less is computed twice [default: most of what is free]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Keep the inputs of blocks in the host's memory between forward and backward; for GPUs
+    #[arg(long)]
+    offload_activations: bool,
     /// Decoupled weight decay
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
@@ -438,6 +441,7 @@ impl TrainingArgs {
         training.accumulation = self.accumulation.unwrap_or(training.accumulation);
         training.parallel = self.parallel.unwrap_or(training.parallel);
         training.memory = self.memory.or(training.memory);
+        training.offload_activations |= self.offload_activations;
         training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
         training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
         training.save_every = self.save_every.unwrap_or(training.save_every);

@@ -1,9 +1,12 @@
 //! How a problem will be solved on a machine: a pure function of both.
 
+use burn::backend::cubecl::dtype_to_elem_type;
 use burn::tensor::DType;
-use burn_cubecl::CubeTensor;
-use cubecl::ir::features::TypeUsage;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::{MmaConfig, TypeUsage};
+use cubecl::ir::{DeviceProperties, ElemType, FloatKind};
 
+use super::matrix::{GradientTiles, MatrixTiles};
 use super::problem::Problem;
 use super::units::UnitTiles;
 
@@ -16,11 +19,16 @@ pub(super) struct Machine {
     pub(super) units: usize,
     /// Whether it computes with numbers of the problem's type.
     pub(super) computes_with_type: bool,
+    /// Whether planes of 32 multiply 16 × 16 by 16 × 8 numbers of the problem's type, summed in f32, read operands from
+    /// shared memory in one instruction and copy there while they compute.
+    pub(super) multiplies_matrices: bool,
 }
 
 /// How it will be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blueprint {
+    /// Matrix units, with operands that go from one product to the next in registers.
+    Matrix { forward: MatrixTiles, backward: GradientTiles },
     /// Tiles in shared memory, sums in the registers of each unit.
     Units(UnitTiles),
     /// Plain tensor operations, one tile of queries at a time; always right, never fast.
@@ -36,10 +44,29 @@ impl Machine {
             shared_memory: hardware.max_shared_memory_size,
             units: hardware.max_units_per_cube as usize,
             computes_with_type: properties
-                .type_usage(burn::backend::cubecl::dtype_to_elem_type(dtype))
+                .type_usage(dtype_to_elem_type(dtype))
                 .contains(TypeUsage::Arithmetic),
+            multiplies_matrices: multiplies_matrices(properties, dtype),
         }
     }
+}
+
+fn multiplies_matrices(properties: &DeviceProperties, dtype: DType) -> bool {
+    let kind = dtype_to_elem_type(dtype);
+    let matmul = &properties.features.matmul;
+    let product = MmaConfig {
+        a_type: kind,
+        b_type: kind,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    let planes = (properties.hardware.plane_size_min, properties.hardware.plane_size_max);
+    matmul.mma.contains(&product)
+        && matmul.ldmatrix.contains(&kind)
+        && properties.features.copy_async
+        && planes == (32, 32)
 }
 
 impl Blueprint {
@@ -47,9 +74,32 @@ impl Blueprint {
         if !machine.computes_with_type {
             return Self::Plain("the device does not compute with this type");
         }
+        if let Some((forward, backward)) = matrix_tiles(problem, machine) {
+            return Self::Matrix { forward, backward };
+        }
         match UnitTiles::that_fit(problem.head_dim, machine.shared_memory, machine.units) {
             Some(tiles) => Self::Units(tiles),
             None => Self::Plain("the device has too little shared memory or too few units"),
         }
     }
+}
+
+/// The fastest of those tried on an H200 at 8,192 and 32,768 tokens (docs/performance.md), for heads of 64 and 128; the
+/// others take the next wider ones. Heads of up to 256 fit: what does not stay in registers spills.
+fn matrix_tiles(problem: &Problem, machine: &Machine) -> Option<(MatrixTiles, GradientTiles)> {
+    let head_dim = problem.head_dim;
+    if !machine.multiplies_matrices || !head_dim.is_multiple_of(16) {
+        return None;
+    }
+    let tiles = |blocks, columns| MatrixTiles { head_dim, blocks, planes: 4, columns };
+    let (forward, queries, keys) = match head_dim {
+        0..=64 => (tiles(2, 64), tiles(2, 32), tiles(2, 32)),
+        65..=128 => (tiles(2, 64), tiles(1, 64), tiles(1, 32)),
+        129..=256 => (tiles(1, 64), tiles(1, 32), tiles(1, 16)),
+        _ => return None,
+    };
+    let fits = [forward.forward_bytes(), queries.gradient_bytes(), keys.gradient_bytes()]
+        .iter()
+        .all(|bytes| *bytes <= machine.shared_memory);
+    fits.then_some((forward, GradientTiles { queries, keys }))
 }

@@ -7,12 +7,13 @@ mod problem;
 mod visible;
 mod blueprint;
 mod units;
+mod matrix;
 
 use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{CubeBackend, CubeTensor};
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::CubeElement;
 
 use crate::backend::{AttentionBackend, AttentionGradient};
@@ -35,6 +36,10 @@ impl AttentionBackend for CubeBackend {
         let qkv = Qkv::<Self> { q, k, v };
         let problem = Problem::new(&qkv, softmax_scale);
         match blueprint(&problem, &qkv) {
+            Blueprint::Matrix { forward, .. } => {
+                let first = list(&qkv.q, first_keys(&segments, problem.queries));
+                matrix::forward(&problem, forward, &qkv, first)
+            }
             Blueprint::Units(tiles) => {
                 let first = list(&qkv.q, first_keys(&segments, problem.queries));
                 units::forward(&problem, tiles, &qkv, first)
@@ -54,6 +59,12 @@ impl AttentionGradient for CubeBackend {
     ) -> Qkv<Self> {
         let problem = Problem::new(qkv, softmax_scale);
         match blueprint(&problem, qkv) {
+            Blueprint::Matrix { backward, .. } => {
+                let first = list(&qkv.q, first_keys(segments, problem.queries));
+                let last = list(&qkv.q, last_queries(segments));
+                let delta = delta(saved.out.clone(), d_out.clone());
+                matrix::backward(&problem, &backward, qkv, saved, [d_out, delta], [first, last])
+            }
             Blueprint::Units(tiles) => {
                 let first = list(&qkv.q, first_keys(segments, problem.queries));
                 let last = list(&qkv.q, last_queries(segments));
@@ -76,4 +87,13 @@ fn list(beside: &CubeTensor, numbers: Vec<u32>) -> CubeTensor {
     let shape = Shape::new([numbers.len()]);
     let (client, device) = (beside.client.clone(), beside.device.clone());
     CubeTensor::new_contiguous(client, device, shape, handle, DType::U32)
+}
+
+fn delta(out: CubeTensor, d_out: CubeTensor) -> CubeTensor {
+    use burn::backend::ops::FloatTensorOps;
+    let product = CubeBackend::float_mul(
+        CubeBackend::float_cast(out, burn::tensor::FloatDType::F32),
+        CubeBackend::float_cast(d_out, burn::tensor::FloatDType::F32),
+    );
+    burn_cubecl::kernel::into_contiguous(CubeBackend::float_sum_dim(product, 3))
 }

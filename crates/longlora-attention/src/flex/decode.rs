@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Right, Rows, multiply_add};
-use super::problem::{Keys, Problem, tiles};
+use super::problem::{Heads, Problem, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum, max};
 
 /// Keys that one thread reads at a time. Fixed, so that the result does not depend on the number of threads.
@@ -30,8 +30,8 @@ pub(super) fn applies(problem: &Problem<'_>) -> bool {
 pub(super) fn decode(
     problem: &Problem<'_>,
     q: &[f32],
-    k: Keys<'_>,
-    v: Keys<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
 ) -> (Vec<f32>, Vec<f32>) {
     let arch = pulp::Arch::new();
     let parts: Vec<Part<'_>> = parts(problem, q, k, v);
@@ -72,11 +72,11 @@ struct Part<'a> {
     head_dim: usize,
     /// `[queries_per_kv, head_dim]`
     q: &'a [f32],
-    k: Keys<'a>,
-    v: Keys<'a>,
+    k: Heads<'a>,
+    v: Heads<'a>,
 }
 
-fn parts<'a>(problem: &Problem<'_>, q: &'a [f32], k: Keys<'a>, v: Keys<'a>) -> Vec<Part<'a>> {
+fn parts<'a>(problem: &Problem<'_>, q: &'a [f32], k: Heads<'a>, v: Heads<'a>) -> Vec<Part<'a>> {
     let width = problem.queries_per_kv() * problem.head_dim;
     let mut parts = vec![];
     for (group, q) in q.chunks_exact(width).enumerate() {
@@ -135,7 +135,7 @@ impl WithSimd for &Part<'_> {
         let rows = self.q.len() / width;
         let q: Vec<f32> = self.q.iter().map(|x| x * self.softmax_scale).collect();
         let mut scores = vec![0.0; rows * columns];
-        let keys = self.k.at(self.row, self.kv_head, &self.keys);
+        let keys = self.k.run(self.row, self.kv_head, &self.keys);
         for (j, key) in keys.chunks_exact(width).enumerate() {
             for (i, query) in q.chunks_exact(width).enumerate() {
                 scores[i * columns + j] = dot(query, key);
@@ -148,7 +148,7 @@ impl WithSimd for &Part<'_> {
             row_max.push(largest);
         }
         let mut out = vec![0.0; rows * width];
-        let values = self.v.at(self.row, self.kv_head, &self.keys);
+        let values = self.v.run(self.row, self.kv_head, &self.keys);
         for tile in tiles(0..columns, TILE) {
             let weights =
                 Rows { data: &scores[tile.start..], rows, depth: tile.len(), stride: columns };

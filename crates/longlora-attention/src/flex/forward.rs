@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Columns, Right, Rows, multiply, multiply_add, stride_of, transpose};
-use super::problem::{Keys, Piece, Problem, tiles};
+use super::problem::{Heads, Piece, Problem, tiles};
 use longlora_kernels::rows::exp;
 
 /// Queries and keys per tile: scores, transposed queries, and a tile of keys or values share the first-level cache.
@@ -18,8 +18,8 @@ const STRIDE: usize = stride_of(TILE);
 pub(super) fn forward(
     problem: &Problem<'_>,
     q: &[f32],
-    k: Keys<'_>,
-    v: Keys<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
 ) -> (Vec<f32>, Vec<f32>) {
     let arch = pulp::Arch::new();
     let pieces = problem.pieces();
@@ -50,8 +50,8 @@ struct QueryTile<'a> {
     piece: &'a Piece,
     queries: Range<usize>,
     q: &'a [f32],
-    k: Keys<'a>,
-    v: Keys<'a>,
+    k: Heads<'a>,
+    v: Heads<'a>,
 }
 
 impl WithSimd for QueryTile<'_> {
@@ -65,7 +65,7 @@ impl WithSimd for QueryTile<'_> {
         let mut softmax = Softmax::new(problem, &q[problem.query_range(piece, &queries)], rows);
         let first_key = problem.segments.first_visible(queries.start, piece.span.start);
         for keys in tiles(first_key..queries.end, TILE) {
-            softmax.scores(simd, k.at(piece.row, kv_head, &keys), keys.len());
+            softmax.scores(simd, k.run(piece.row, kv_head, &keys), keys.len());
             let edge = problem.has_hidden(piece, &queries, &keys);
             if edge {
                 softmax.hide(problem, piece, [&queries, &keys], f32::NEG_INFINITY);
@@ -75,7 +75,7 @@ impl WithSimd for QueryTile<'_> {
             if edge {
                 softmax.hide(problem, piece, [&queries, &keys], 0.0);
             }
-            softmax.add(simd, v.at(piece.row, kv_head, &keys), keys.len());
+            softmax.add(simd, v.run(piece.row, kv_head, &keys), keys.len());
         }
         softmax.finish(width)
     }

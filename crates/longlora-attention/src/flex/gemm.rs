@@ -2,75 +2,26 @@
 
 use pulp::Simd;
 
-/// The left factor: `rows × depth`, its rows or its columns contiguous. Which of both is a type, so that the inner loop
-/// steps by a constant.
-pub(super) trait Left: Copy {
-    fn data(&self) -> &[f32];
-    fn rows(&self) -> usize;
-    fn depth(&self) -> usize;
+/// The left factor: `rows × depth`, its rows or its columns contiguous and `stride` apart. Which of both is a type, so that
+/// the inner loop steps by a constant.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a, const BY_COLUMNS: bool> {
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) stride: usize,
+}
+
+/// Rows that follow one another.
+pub(super) type Rows<'a> = Left<'a, false>;
+/// Columns that follow one another: the transpose of such a matrix.
+pub(super) type Columns<'a> = Left<'a, true>;
+
+impl<const BY_COLUMNS: bool> Left<'_, BY_COLUMNS> {
     /// Where entry `(row, p)` lies.
-    fn index(&self, row: usize, p: usize) -> usize;
-}
-
-/// A matrix whose rows follow one another, `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) depth: usize,
-    pub(super) stride: usize,
-}
-
-/// The transpose of such a matrix: its columns follow one another.
-#[derive(Clone, Copy)]
-pub(super) struct Columns<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) depth: usize,
-    pub(super) stride: usize,
-}
-
-impl Left for Rows<'_> {
-    #[inline(always)]
-    fn data(&self) -> &[f32] {
-        self.data
-    }
-
-    #[inline(always)]
-    fn rows(&self) -> usize {
-        self.rows
-    }
-
-    #[inline(always)]
-    fn depth(&self) -> usize {
-        self.depth
-    }
-
     #[inline(always)]
     fn index(&self, row: usize, p: usize) -> usize {
-        row * self.stride + p
-    }
-}
-
-impl Left for Columns<'_> {
-    #[inline(always)]
-    fn data(&self) -> &[f32] {
-        self.data
-    }
-
-    #[inline(always)]
-    fn rows(&self) -> usize {
-        self.rows
-    }
-
-    #[inline(always)]
-    fn depth(&self) -> usize {
-        self.depth
-    }
-
-    #[inline(always)]
-    fn index(&self, row: usize, p: usize) -> usize {
-        p * self.stride + row
+        if BY_COLUMNS { p * self.stride + row } else { row * self.stride + p }
     }
 }
 
@@ -87,14 +38,14 @@ pub(super) struct Right<'a> {
 /// # Panics
 /// If a slice is too short for its sizes.
 #[inline(always)]
-pub(super) fn multiply<S: Simd>(
+pub(super) fn multiply<S: Simd, const T: bool>(
     simd: S,
     c: &mut [f32],
     c_stride: usize,
-    a: impl Left,
+    a: Left<'_, T>,
     b: Right<'_>,
 ) {
-    run::<S, Replace>(simd, c, c_stride, a, b);
+    run::<S, Replace, T>(simd, c, c_stride, a, b);
 }
 
 /// `c += a·b`; row `i` of `c` starts at `i · c_stride`.
@@ -102,14 +53,14 @@ pub(super) fn multiply<S: Simd>(
 /// # Panics
 /// If a slice is too short for its sizes.
 #[inline(always)]
-pub(super) fn multiply_add<S: Simd>(
+pub(super) fn multiply_add<S: Simd, const T: bool>(
     simd: S,
     c: &mut [f32],
     c_stride: usize,
-    a: impl Left,
+    a: Left<'_, T>,
     b: Right<'_>,
 ) {
-    run::<S, Add>(simd, c, c_stride, a, b);
+    run::<S, Add, T>(simd, c, c_stride, a, b);
 }
 
 /// What becomes of an entry of `c`.
@@ -146,28 +97,34 @@ impl Store for Add {
 }
 
 #[inline(always)]
-fn run<S: Simd, K: Store>(simd: S, c: &mut [f32], c_stride: usize, a: impl Left, b: Right<'_>) {
-    if a.rows() == 0 || a.depth() == 0 || b.columns == 0 {
+fn run<S: Simd, K: Store, const T: bool>(
+    simd: S,
+    c: &mut [f32],
+    c_stride: usize,
+    a: Left<'_, T>,
+    b: Right<'_>,
+) {
+    if a.rows == 0 || a.depth == 0 || b.columns == 0 {
         return;
     }
-    assert!(a.data().len() > a.index(a.rows() - 1, a.depth() - 1));
-    assert!(b.data.len() >= (a.depth() - 1) * b.stride + b.columns);
-    assert!(c.len() >= (a.rows() - 1) * c_stride + b.columns);
+    assert!(a.data.len() > a.index(a.rows - 1, a.depth - 1));
+    assert!(b.data.len() >= (a.depth - 1) * b.stride + b.columns);
+    assert!(c.len() >= (a.rows - 1) * c_stride + b.columns);
     let lanes = S::F32_LANES;
     let mut column = 0;
     while column + 2 * lanes <= b.columns {
-        columns::<S, K, 2>(simd, c, c_stride, a, b, column);
+        columns::<S, K, T, 2>(simd, c, c_stride, a, b, column);
         column += 2 * lanes;
     }
     while column + lanes <= b.columns {
-        columns::<S, K, 1>(simd, c, c_stride, a, b, column);
+        columns::<S, K, T, 1>(simd, c, c_stride, a, b, column);
         column += lanes;
     }
     for column in column..b.columns {
-        for row in 0..a.rows() {
+        for row in 0..a.rows {
             let mut sum = 0.0;
-            for p in 0..a.depth() {
-                sum += a.data()[a.index(row, p)] * b.data[p * b.stride + column];
+            for p in 0..a.depth {
+                sum += a.data[a.index(row, p)] * b.data[p * b.stride + column];
             }
             let c = &mut c[row * c_stride + column];
             *c = K::store_one(*c, sum);
@@ -178,50 +135,50 @@ fn run<S: Simd, K: Store>(simd: S, c: &mut [f32], c_stride: usize, a: impl Left,
 /// All rows of `VECTORS` SIMD columns: six at a time, which with two vectors makes twelve sums, enough to hide the latency
 /// of a fused multiply-add and few enough for sixteen registers.
 #[inline(always)]
-fn columns<S: Simd, K: Store, const VECTORS: usize>(
+fn columns<S: Simd, K: Store, const T: bool, const VECTORS: usize>(
     simd: S,
     c: &mut [f32],
     c_stride: usize,
-    a: impl Left,
+    a: Left<'_, T>,
     b: Right<'_>,
     column: usize,
 ) {
     let mut row = 0;
-    while row + 6 <= a.rows() {
-        block::<S, K, 6, VECTORS>(simd, c, c_stride, a, b, [row, column]);
+    while row + 6 <= a.rows {
+        block::<S, K, T, 6, VECTORS>(simd, c, c_stride, a, b, [row, column]);
         row += 6;
     }
-    if row + 4 <= a.rows() {
-        block::<S, K, 4, VECTORS>(simd, c, c_stride, a, b, [row, column]);
+    if row + 4 <= a.rows {
+        block::<S, K, T, 4, VECTORS>(simd, c, c_stride, a, b, [row, column]);
         row += 4;
     }
-    while row < a.rows() {
-        block::<S, K, 1, VECTORS>(simd, c, c_stride, a, b, [row, column]);
+    while row < a.rows {
+        block::<S, K, T, 1, VECTORS>(simd, c, c_stride, a, b, [row, column]);
         row += 1;
     }
 }
 
 /// One block of `c`, held in registers over the whole depth.
 #[inline(always)]
-fn block<S: Simd, K: Store, const ROWS: usize, const VECTORS: usize>(
+fn block<S: Simd, K: Store, const T: bool, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     c: &mut [f32],
     c_stride: usize,
-    a: impl Left,
+    a: Left<'_, T>,
     b: Right<'_>,
     [row, column]: [usize; 2],
 ) {
     let lanes = S::F32_LANES;
-    debug_assert!(row + ROWS <= a.rows() && column + VECTORS * lanes <= b.columns);
+    debug_assert!(row + ROWS <= a.rows && column + VECTORS * lanes <= b.columns);
     // SAFETY: `multiply_add` has checked that the three slices hold all rows, the whole depth and all columns, and its
     // loops keep `row + ROWS` and `column + VECTORS · lanes` inside them. Loads and stores are unaligned.
     #[expect(unsafe_code, reason = "bounds checks in this loop halve its speed")]
     unsafe {
         let c = c.as_mut_ptr().add(row * c_stride + column);
-        let a_data = a.data().as_ptr();
+        let a_data = a.data.as_ptr();
         let b_data = b.data.as_ptr().add(column);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for p in 0..a.depth() {
+        for p in 0..a.depth {
             let mut b_row = [simd.splat_f32s(0.0); VECTORS];
             for (j, vector) in b_row.iter_mut().enumerate() {
                 *vector = b_data.add(p * b.stride + j * lanes).cast::<S::f32s>().read_unaligned();
@@ -277,9 +234,9 @@ pub(super) fn transpose(x: &[f32], columns: usize, into: &mut [f32], stride: usi
 mod tests {
     use super::*;
 
-    struct Products<'a, A>([&'a mut [f32]; 2], A, Right<'a>);
+    struct Products<'a, const T: bool>([&'a mut [f32]; 2], Left<'a, T>, Right<'a>);
 
-    impl<A: Left> pulp::WithSimd for Products<'_, A> {
+    impl<const T: bool> pulp::WithSimd for Products<'_, T> {
         type Output = ();
 
         #[inline(always)]
@@ -291,16 +248,15 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(left: impl Left, columns: usize) {
-        let (rows, depth) = (left.rows(), left.depth());
+    fn check<const T: bool>(left: Left<'_, T>, columns: usize) {
+        let (rows, depth) = (left.rows, left.depth);
         let b: Vec<f32> = (0..depth * columns).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
         let right = Right { data: &b, columns, stride: columns };
         let (mut replaced, mut added) = (vec![f32::NAN; rows * columns], vec![1.0; rows * columns]);
         pulp::Arch::new().dispatch(Products([&mut replaced, &mut added], left, right));
         for i in 0..rows {
             for j in 0..columns {
-                let product =
-                    (0..depth).map(|p| left.data()[left.index(i, p)] * b[p * columns + j]);
+                let product = (0..depth).map(|p| left.data[left.index(i, p)] * b[p * columns + j]);
                 let product = product.sum::<f32>();
                 let [replaced, added] = [&replaced, &added].map(|c| c[i * columns + j]);
                 assert_eq!([replaced, added], [product, 1.0 + product], "({i}, {j})");

@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Columns, Right, Rows, multiply, multiply_add, spread, stride_of, transpose};
-use super::problem::{Piece, Problem, Queries, tiles};
+use super::problem::{Heads, Piece, Problem, tiles};
 use longlora_kernels::rows::{dot, exp_and_sum};
 
 /// Queries and keys per tile.
@@ -19,9 +19,9 @@ pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
-    pub(super) out: Queries<'a>,
+    pub(super) out: Heads<'a>,
     pub(super) lse: &'a [f32],
-    pub(super) d_out: Queries<'a>,
+    pub(super) d_out: Heads<'a>,
 }
 
 /// Keys that one task takes at least.
@@ -129,8 +129,9 @@ impl WithSimd for &Part<'_> {
         let Part { problem, piece, inputs, .. } = self;
         let width = problem.head_dim;
         let stride = stride_of(width);
-        let (d_out_rows, d_out_stride) = inputs.d_out.from(piece, self.queries.start);
-        let (out, out_stride) = inputs.out.from(piece, self.queries.start);
+        let (d_out_rows, d_out_stride) =
+            inputs.d_out.from(piece.row, piece.head, self.queries.start);
+        let (out, out_stride) = inputs.out.from(piece.row, piece.head, self.queries.start);
         let mut delta = vec![0.0; self.queries.len()];
         for (i, delta) in delta.iter_mut().enumerate() {
             *delta = dot(&d_out_rows[i * d_out_stride..][..width], &out[i * out_stride..][..width]);

@@ -21,7 +21,7 @@ use crate::qkv::{Qkv, Saved};
 use crate::segments::Segments;
 use crate::tiled;
 
-use problem::{Keys, Problem, Queries};
+use problem::{Heads, Problem};
 
 impl AttentionBackend for Flex {
     fn segment_attention(
@@ -37,8 +37,8 @@ impl AttentionBackend for Flex {
         }
         let problem = Problem::new(&qkv, &segments, softmax_scale);
         let (q, k, v) = (qkv.q.to_contiguous(), in_runs(&qkv.k), in_runs(&qkv.v));
-        let [k, v] =
-            [&k, &v].map(|x| Keys::of(x).expect("the positions of a head were put in one run"));
+        let [k, v] = [&k, &v]
+            .map(|x| Heads::in_runs(x).expect("the positions of a head were put in one run"));
         // Of a single query, both layouts are one.
         let (out, lse) = if decode::applies(&problem) {
             decode::decode(&problem, floats(&q), k, v)
@@ -68,7 +68,7 @@ impl AttentionGradient for Flex {
         let of_queries = [&saved.out, &d_out].map(entries_side_by_side);
         let [out, d_out] = of_queries
             .each_ref()
-            .map(|x| Queries::of(x).expect("the entries of a head were put side by side"));
+            .map(|x| Heads::of(x).expect("the entries of a head were put side by side"));
         let inputs = gradient::Inputs { q, k, v, out, lse, d_out };
         let (dq, dk, dv) = gradient::gradient(&problem, &inputs);
         Qkv {
@@ -81,11 +81,11 @@ impl AttentionGradient for Flex {
 
 /// The same keys, copied only if they cannot be read as they lie.
 fn in_runs(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if Keys::of(x).is_some() { x.clone() } else { x.to_contiguous() }
+    if Heads::in_runs(x).is_some() { x.clone() } else { x.to_contiguous() }
 }
 
 fn entries_side_by_side(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if Queries::of(x).is_some() { x.clone() } else { x.to_contiguous() }
+    if Heads::of(x).is_some() { x.clone() } else { x.to_contiguous() }
 }
 
 fn floats(x: &FloatTensor<Flex>) -> &[f32] {

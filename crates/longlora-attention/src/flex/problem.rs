@@ -137,63 +137,44 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// Keys or values whose positions follow one another within a head, while heads and rows may lie apart: those of a
-/// cache, which has room for more, are read where they are.
+/// Heads of a tensor, read where they lie: entries side by side, anything else where the strides say.
 #[derive(Clone, Copy)]
-pub(super) struct Keys<'a> {
-    data: &'a [f32],
-    row_stride: usize,
-    head_stride: usize,
-    head_dim: usize,
-}
-
-impl<'a> Keys<'a> {
-    /// The keys of a tensor `[batch, kv_heads, positions, head_dim]`, unless they have to be copied first.
-    pub(super) fn of(x: &'a FloatTensor<Flex>) -> Option<Self> {
-        let [_, _, positions, head_dim] = x.shape().dims();
-        let strides: Option<Vec<usize>> =
-            x.layout().strides().iter().map(|&stride| usize::try_from(stride).ok()).collect();
-        let &[row_stride, head_stride, stride, entry_stride] = strides?.as_slice() else {
-            return None;
-        };
-        let in_one_run =
-            (entry_stride == 1 || head_dim == 1) && (stride == head_dim || positions == 1);
-        let data = &x.storage::<f32>()[x.layout().start_offset()..];
-        in_one_run.then_some(Self { data, row_stride, head_stride, head_dim })
-    }
-
-    /// Some positions of one kv head of one row, one after the other.
-    pub(super) fn at(&self, row: usize, kv_head: usize, positions: &Range<usize>) -> &'a [f32] {
-        let start = row * self.row_stride + kv_head * self.head_stride;
-        &self.data[start + positions.start * self.head_dim..start + positions.end * self.head_dim]
-    }
-}
-
-/// Queries, or what belongs to them, whose entries lie side by side, anything else where the strides say.
-#[derive(Clone, Copy)]
-pub(super) struct Queries<'a> {
+pub(super) struct Heads<'a> {
     data: &'a [f32],
     /// Between rows of the batch, heads, positions.
     strides: [usize; 3],
 }
 
-impl<'a> Queries<'a> {
-    /// Of a tensor `[batch, heads, seq, head_dim]`, unless it has to be copied first.
+impl<'a> Heads<'a> {
+    /// Of a tensor `[batch, heads, positions, head_dim]`, unless it has to be copied first.
     pub(super) fn of(x: &'a FloatTensor<Flex>) -> Option<Self> {
         let [_, _, _, head_dim] = x.shape().dims();
-        let strides = <[isize; 4]>::try_from(x.layout().strides()).ok()?;
-        let [row, head, position, entry] = strides;
+        let [row, head, position, entry] = <[isize; 4]>::try_from(x.layout().strides()).ok()?;
         let stride = |stride| usize::try_from(stride).ok();
         let strides = [stride(row)?, stride(head)?, stride(position)?];
         let data = &x.storage::<f32>()[x.layout().start_offset()..];
         (entry == 1 || head_dim == 1).then_some(Self { data, strides })
     }
 
-    /// A query head from a position on, and how far its positions are apart.
-    pub(super) fn from(&self, piece: &Piece, position: usize) -> (&'a [f32], usize) {
+    /// Of a tensor whose positions also follow one another within a head, as those of a cache do, which has room for more.
+    pub(super) fn in_runs(x: &'a FloatTensor<Flex>) -> Option<Self> {
+        let [_, _, positions, head_dim] = x.shape().dims();
+        let Self { data, strides: [row, head, position] } = Self::of(x)?;
+        let in_runs = position == head_dim || positions == 1;
+        in_runs.then_some(Self { data, strides: [row, head, head_dim] })
+    }
+
+    /// A head from a position on, and how far its positions are apart.
+    pub(super) fn from(&self, row: usize, head: usize, position: usize) -> (&'a [f32], usize) {
         let [of_row, of_head, of_position] = self.strides;
-        let start = piece.row * of_row + piece.head * of_head + position * of_position;
+        let start = row * of_row + head * of_head + position * of_position;
         (&self.data[start..], of_position)
+    }
+
+    /// Some positions of a head, one after the other; of heads [in runs](Self::in_runs).
+    pub(super) fn run(&self, row: usize, head: usize, positions: &Range<usize>) -> &'a [f32] {
+        let (from, stride) = self.from(row, head, positions.start);
+        &from[..positions.len() * stride]
     }
 }
 

@@ -9,3 +9,5 @@ mod op;
 mod cache;
 mod extremes;
 mod properties;
+#[cfg(feature = "gpu")]
+mod matrix;
