@@ -34,6 +34,7 @@ mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
 mod cli; // the program from outside: what the terminal shows, and the exit codes
 mod bench; // `longlora bench`: the floor, and what is measured over it
+mod devices; // `--device` and `longlora devices`: what is refused, and with which words
 mod fetching; // `longlora fetch`, and models that it fetched
 mod exporting; // `export` and `convert`: what they write, what they refuse, what they leave behind
 mod writing; // the program that writes: `generate` and `chat`

@@ -10,8 +10,10 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
+use crate::build::Build;
+use crate::device::Device;
 use crate::workspace::Workspace;
-use crate::{models, program, python};
+use crate::{models, python};
 
 /// Tokens that are written.
 const NEW_TOKENS: &str = "24";
@@ -84,7 +86,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(sh: &'a Shell, workspace: &'a Workspace) -> anyhow::Result<Self> {
         let root = &workspace.root;
-        let program = program::build(sh, workspace, &[])?;
+        let program = Build::new(sh, workspace, Device::default())?.program(sh, workspace)?;
         let folder = workspace.target_directory.join("interop");
         let requirements = root.join("tests/interop/requirements.txt");
         let python = python::environment(sh, &requirements, &folder.join("venv")).context(

@@ -5,6 +5,9 @@
 
 mod program;
 mod device;
+mod build;
+mod without_llvm;
+mod test;
 mod ci;
 mod models;
 mod python;
@@ -15,9 +18,11 @@ mod rust_source;
 mod workspace;
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use device::Device;
 
 /// Runs longlora from its source, or checks this repository.
 #[derive(Parser)]
@@ -29,9 +34,24 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build the program for a device and print where it lies
+    Build {
+        /// flex (the CPU), cuda, wgpu, vulkan or metal
+        #[arg(long, value_name = "DEVICE", default_value = "flex")]
+        device: Device,
+    },
+    /// Check the code for a device with clippy; needs neither the device nor LLVM
+    Check {
+        /// flex (the CPU), cuda, wgpu, vulkan or metal
+        #[arg(long, value_name = "DEVICE", default_value = "flex")]
+        device: Device,
+    },
     /// Run every test, doc tests too; further arguments go to `cargo test`
     #[command(disable_help_flag = true)]
     Test {
+        /// Run the tests of what a GPU computes instead, on cuda, wgpu, vulkan or metal
+        #[arg(long, value_name = "DEVICE", conflicts_with_all = ["cargo_args", "test_args"])]
+        device: Option<Device>,
         /// Arguments of `cargo test`
         #[arg(allow_hyphen_values = true)]
         cargo_args: Vec<OsString>,
@@ -61,15 +81,20 @@ Any other word is a command of `longlora`, which is built in release mode and ru
   chat      Talk to a model, line by line
   pretrain  Make a small model from nothing
   fetch     Fetch a model of the Hugging Face hub
+  devices   List what this build and this machine have to compute on
   help      List all of them
 
-`--device NAME` among their arguments picks what is built (flex, the CPU). Everything is handed over
-unchanged, in the directory of the caller: `cargo xtask finetune --help` is the program's own help.";
+`--device NAME` among their arguments picks what is built: flex (the CPU, the default), cuda, wgpu,
+vulkan or metal. Everything is handed over unchanged, in the directory of the caller:
+`cargo xtask finetune --help` is the program's own help.";
 
 #[expect(clippy::print_stderr, reason = "the one place where errors reach the terminal")]
 fn main() -> ExitCode {
     let done = match Xtask::parse().task {
-        Task::Test { cargo_args, test_args } => test(&cargo_args, &test_args),
+        Task::Build { device } => build::run(device),
+        Task::Check { device } => build::check(device),
+        Task::Test { device: Some(device), .. } => test::run_on(device),
+        Task::Test { device: None, cargo_args, test_args } => test::run(&cargo_args, &test_args),
         Task::Ci => ci::run(),
         Task::Models => models::run(),
         Task::Interop => interop::run(),
@@ -81,13 +106,4 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-fn test(cargo_args: &[OsString], test_args: &[OsString]) -> anyhow::Result<ExitCode> {
-    let mut command = Command::new("cargo");
-    command.args(["test", "--release", "--workspace"]).args(cargo_args);
-    if !test_args.is_empty() {
-        command.arg("--").args(test_args);
-    }
-    program::hand_over(&mut command)
 }

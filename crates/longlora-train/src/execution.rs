@@ -3,13 +3,13 @@
 use std::fmt;
 
 use bytesize::ByteSize;
-use longlora_llama::{Footprint, Llama, Selection};
+use longlora_llama::{Footprint, Llama, Selection, device_memory};
 use sysinfo::System;
 
 use crate::config::TrainingConfig;
 use crate::kept_input::InputsWait;
 
-/// Largest share of the memory that is free at the start which a run takes unasked.
+/// Largest share of a GPU's memory, or of what is free of the machine's at the start, which a run takes unasked.
 const DEFAULT_SHARE: f64 = 0.8;
 /// What the program itself takes, its tokens and its tables.
 const PROGRAM: u64 = 64 << 20;
@@ -45,7 +45,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// As many blocks as fit into `budget`, or into most of the memory that is free; none, if not even the rest fits.
+    /// As many blocks as fit into the budget that `training` names; else into most of the memory that a GPU has, or that is
+    /// free on the processor. None, if not even the rest fits.
     ///
     /// `length` is that of a window.
     pub fn new(
@@ -57,9 +58,12 @@ impl MemoryPlan {
         let footprint = Footprint::of(llama, selection);
         let parallel = training.parallel.min(training.accumulation);
         let tokens = length * training.batch_size;
-        // The weights are there already.
-        let share_of_free = || ((free_memory() + footprint.weights) as f64 * DEFAULT_SHARE) as u64;
-        let budget = training.memory.unwrap_or_else(|| ByteSize(share_of_free()));
+        let available = || {
+            // On the processor, the weights are there already.
+            device_memory(&llama.device()).unwrap_or_else(|| free_memory() + footprint.weights)
+        };
+        let share = || ByteSize((available() as f64 * DEFAULT_SHARE) as u64);
+        let budget = training.memory.unwrap_or_else(share);
         let inputs_wait = training.inputs_wait();
         let inputs_away = inputs_wait == InputsWait::InHostMemory;
         let predicted =

@@ -16,7 +16,7 @@ use longlora_llama::{
 };
 use serde_json::{Value, json};
 
-use crate::device::DeviceKind;
+use crate::device::DeviceArgs;
 use crate::model::{ModelArgs, model_folder};
 use crate::perplexity::measure;
 use crate::{GateFailed, print, say};
@@ -65,9 +65,8 @@ pub(crate) struct Convert {
     out: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "flex")]
-    device: DeviceKind,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -116,7 +115,7 @@ impl Export {
             }
             None => merged.with_offsets_as_longrope()?,
         };
-        Exported { llama, source, destination, device: self.model.device() }.write()
+        Exported { llama, source, destination, device: self.model.device()? }.write()
     }
 
     fn print_cost_of_dropping(&self, llama: &Llama, data: &Path) -> Result<()> {
@@ -145,7 +144,7 @@ impl Convert {
     pub(crate) fn run(self) -> Result<()> {
         let destination = self.format.destination(&self.out, FloatKind::F32)?;
         let source = model_folder(&self.model)?;
-        let device = self.device.open();
+        let device = self.device.open()?;
         let llama = load_pretrained(&source, &device)?;
         Exported { llama, source, destination, device }.write()
     }

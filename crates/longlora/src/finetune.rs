@@ -16,12 +16,28 @@ use longlora_train::{
 };
 
 use crate::comparison::{Comparison, default_lengths};
-use crate::device::DeviceKind;
+use crate::device::{DeviceArgs, description};
 use crate::embedded;
-use crate::model::{WeightKind, model_folder, refuse_needless_scaling};
+use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
 use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::{print, say};
+
+/// Everything that the settings of the run say already: its arguments and groups of arguments.
+const NOT_WITH_RESUME: [&str; 12] = [
+    "config",
+    "model",
+    "weights",
+    "data",
+    "context_length",
+    "out",
+    "dry_run",
+    "ContextArgs",
+    "PatternArgs",
+    "AdapterArgs",
+    "TrainingArgs",
+    "HeldOutArgs",
+];
 
 /// Extend a model's context on your own documents.
 ///
@@ -50,12 +66,11 @@ pub(crate) struct Finetune {
     /// Where the run goes; must not exist yet [default: the next free number below runs]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with an earlier run from its latest checkpoint
-    #[arg(long, value_name = "DIR", exclusive = true)]
+    /// Go on with an earlier run from its latest checkpoint; takes no option but --device
+    #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_RESUME)]
     resume: Option<PathBuf>,
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "flex")]
-    device: DeviceKind,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print the resolved settings and stop
     #[arg(long)]
     dry_run: bool,
@@ -214,7 +229,8 @@ impl Finetune {
     }
 
     fn train_and_measure(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
-        let device = self.device.open();
+        let device = self.device.open()?;
+        refuse_unsupported(config.model.weights, &device)?;
         let base = LlamaConfig::read(&config.model.path)?;
         if self.context.rope_scaling.is_some() {
             refuse_needless_scaling(&base, config.context.length)?;
@@ -226,7 +242,8 @@ impl Finetune {
                 say(&format!("the adapter is in {}", run.adapter().display()));
             }
             (Outcome::Finished(_), Some(table)) => {
-                finish(config, run, &table, &trainable, &device)?;
+                let place = format!("{} ({})", self.device, description(&device).1);
+                finish(config, run, &table, &trainable, (&device, &place))?;
             }
             (Outcome::Stopped { step }, _) => {
                 let path = run.path().display();
@@ -345,7 +362,7 @@ fn finish(
     run: &RunFolder,
     TablePlan { documents, lengths }: &TablePlan,
     trainable: &Trainable,
-    device: &Device,
+    (device, place): (&Device, &str),
 ) -> Result<()> {
     let adapter = run.adapter();
     let comparison = Comparison::measure(config, &adapter, documents, lengths, device)?;
@@ -356,7 +373,7 @@ fn finish(
     }
     run.write("report.json", &serde_json::to_string_pretty(&comparison.table)?)?;
     let report = format!(
-        "# {} at {} tokens\n\nSeed {}, longlora {}, device {device:?}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
+        "# {} at {} tokens\n\nSeed {}, longlora {}, device {place}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
          Perplexity on held-out text\n\n{}\n{}\n",
         config.model.path.display(),
         config.context.length,

@@ -4,6 +4,7 @@
 //! the exit code is 0, 1 after an error, or 2 if something was measured and found wanting.
 
 mod device;
+mod devices;
 mod progress;
 mod pattern;
 mod model;
@@ -46,6 +47,7 @@ enum Command {
     Pretrain(pretrain::Pretrain),
     Fetch(fetch::Fetch),
     Bench(Box<bench::Bench>),
+    Devices(devices::Devices),
 }
 
 /// Measure what a model can do.
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Pretrain(command) => command.run(),
         Command::Fetch(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Devices(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

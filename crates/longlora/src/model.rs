@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use longlora_adapters::RopeKind;
 use longlora_data::Tokenizer;
 use longlora_llama::{Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as};
 use longlora_train::extended_rope;
 
-use crate::device::DeviceKind;
+use crate::device::DeviceArgs;
 
 /// A scaling that would be ignored is refused: a model keeps its own RoPE as far as that reaches.
 pub(crate) fn refuse_needless_scaling(base: &LlamaConfig, length: usize) -> Result<()> {
@@ -52,6 +52,19 @@ impl From<WeightKind> for WeightStorage {
     }
 }
 
+/// A type that the device has no arithmetic for is refused: what it would compute depends on its driver.
+pub(crate) fn refuse_unsupported(weights: WeightStorage, device: &Device) -> Result<()> {
+    let supported = match weights {
+        WeightStorage::F32 => true,
+        WeightStorage::Bf16 => device.supports_dtype(DType::BF16),
+    };
+    ensure!(
+        supported,
+        "this device does not compute with `bf16`; keep the weights in f32, with --weights f32"
+    );
+    Ok(())
+}
+
 /// A base model, with an adapter or without.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
@@ -61,9 +74,8 @@ pub(crate) struct ModelArgs {
     /// PEFT adapter folder, such as the `adapter` of a run
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "flex")]
-    device: DeviceKind,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl ModelArgs {
@@ -77,7 +89,8 @@ impl ModelArgs {
         if let Some((_, length)) = stretch {
             refuse_needless_scaling(&LlamaConfig::read(&model)?, length)?;
         }
-        let device = self.device.open();
+        let device = self.device.open()?;
+        refuse_unsupported(weights, &device)?;
         load_stretched(&model, weights, stretch, &device, self.adapter.as_deref())
     }
 
@@ -86,7 +99,7 @@ impl ModelArgs {
         model_folder(&self.model)
     }
 
-    pub(crate) fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Result<Device> {
         self.device.open()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
-use crate::device::DeviceKind;
+use crate::device::DeviceArgs;
 use crate::progress::{Progress, stop_on_ctrl_c};
 use crate::say;
 
@@ -25,9 +25,8 @@ pub(crate) struct Pretrain {
     /// Where checkpoints and metrics go; an existing one is resumed
     #[arg(long, value_name = "DIR", default_value = "runs/pretrain")]
     run: PathBuf,
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "flex")]
-    device: DeviceKind,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl Pretrain {
@@ -39,6 +38,7 @@ impl Pretrain {
         if self.out.exists() {
             bail!("`{}` exists already; choose another place with --out", self.out.display());
         }
+        let device = self.device.open()?;
         let run = match RunFolder::open(&self.run) {
             Ok(run) => run,
             Err(_) => RunFolder::create(&self.run)?,
@@ -46,7 +46,7 @@ impl Pretrain {
         let stop = stop_on_ctrl_c()?;
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
-        let outcome = pretrain(&config, &run, &self.out, &self.device.open(), &stop, &mut report)?;
+        let outcome = pretrain(&config, &run, &self.out, &device, &stop, &mut report)?;
         progress.finish();
         match outcome {
             Outcome::Finished(_) => say(&format!("the model is in {}", self.out.display())),

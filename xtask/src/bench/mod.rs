@@ -12,8 +12,10 @@ use std::process::ExitCode;
 
 use xshell::{Shell, cmd};
 
+use crate::build::Build;
+use crate::device::Device;
+use crate::python;
 use crate::workspace::Workspace;
-use crate::{program, python};
 use pairs::Pairs;
 use row::{ROWS, Row};
 use verdict::Verdict;
@@ -21,6 +23,9 @@ use verdict::Verdict;
 /// Measures; takes minutes, and with PyTorch hours.
 #[derive(clap::Args)]
 pub(crate) struct Bench {
+    /// What to measure, with a number where there are several: flex (the CPU), cuda, wgpu, vulkan or metal [default: flex]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "against_pytorch")]
+    device: Option<String>,
     /// Run the rows of docs/performance.md, PyTorch and PEFT in turn with ours
     #[arg(long)]
     against_pytorch: bool,
@@ -55,6 +60,8 @@ pub(crate) struct Bench {
 struct Setting {
     /// The program.
     program: PathBuf,
+    /// As the program names it; the processor, if it is not named.
+    device: Option<String>,
     /// Model and text; random, if there is no model.
     subject: Option<[PathBuf; 2]>,
     steps: usize,
@@ -71,7 +78,9 @@ impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let sh = Shell::new()?;
         let workspace = Workspace::read(&sh)?;
-        let setting = self.setting(program::build(&sh, &workspace, &[])?, &workspace.root)?;
+        let device = self.device.as_deref().map_or(Ok(Device::default()), str::parse)?;
+        let program = Build::new(&sh, &workspace, device)?.program(&sh, &workspace)?;
+        let setting = self.setting(program, &workspace.root)?;
         if !self.against_pytorch {
             return setting.stand(&sh);
         }
@@ -98,6 +107,7 @@ impl Bench {
         let text = root.join("assets/text/train/austen_northanger_abbey.txt");
         Ok(Setting {
             program,
+            device: self.device.clone(),
             subject: given.or(there).map(|model| [model, text]),
             steps: self.steps,
             shrink: self.shrink,
@@ -133,6 +143,9 @@ impl Setting {
     fn ours(&self, words: &str) -> Vec<String> {
         let kind = words.split(' ').next().unwrap_or_default();
         let mut words = self.words(words);
+        if let Some(device) = &self.device {
+            words.extend(["--device".to_owned(), device.clone()]);
+        }
         if let Some([model, text]) = &self.subject {
             let mut add = |option: &str, path: &Path| {
                 words.extend([option.to_owned(), path.display().to_string()]);
@@ -199,7 +212,7 @@ mod tests {
     }
 
     fn setting(subject: Option<[PathBuf; 2]>) -> Setting {
-        Setting { program: PathBuf::new(), subject, steps: 2, shrink: 16 }
+        Setting { program: PathBuf::new(), device: None, subject, steps: 2, shrink: 16 }
     }
 
     #[test]
@@ -221,6 +234,7 @@ mod tests {
         check("bench --rows forward-8192", "--against-pytorch");
         check("bench --python python3", "--against-pytorch");
         check("bench --steps many", "a number");
+        check("bench --against-pytorch --device cuda", "--device");
     }
 
     #[test]
@@ -228,6 +242,13 @@ mod tests {
         let words = setting(None).ours("step --tokens 8192 --group 2048 --memory 20GiB --steps N");
         assert_eq!(words.join(" "), "step --tokens 512 --group 128 --memory 20GiB --steps 2");
         assert_eq!(setting(None).theirs("eval full 8192").join(" "), "random random eval full 512");
+    }
+
+    #[test]
+    fn the_device_is_ours_alone() {
+        let setting = Setting { device: Some("cuda:1".to_owned()), ..setting(None) };
+        assert_eq!(setting.ours("gemm").join(" "), "gemm --device cuda:1");
+        assert_eq!(setting.theirs("eval full 8192").join(" "), "random random eval full 512");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use longlora_llama::LlamaConfig;
 use longlora_train::peak_memory_bytes;
 use serde_json::json;
 
+use crate::device::DeviceArgs;
+
 use super::operations::{attention_flop, visible_pairs};
 use super::seconds::Seconds;
 use super::subject::ShapeArgs;
@@ -20,6 +22,8 @@ use super::{Answer, mebibytes, threads};
 pub(super) struct Attention {
     #[command(flatten)]
     model: ShapeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Tokens of the window
     #[arg(long, value_name = "TOKENS")]
     tokens: usize,
@@ -41,8 +45,9 @@ impl Attention {
         pattern.validate(self.tokens)?;
         let plan = pattern.plan(&Layout::dense(1, self.tokens));
         let segments = plan.layer(0);
-        let problem = Problem::random(&config, self.tokens);
-        let seconds = Seconds::of(self.repeat, || problem.run(segments));
+        let device = self.device.open()?;
+        let problem = Problem::random(&config, self.tokens, &device);
+        let seconds = Seconds::of(self.repeat, &device, || problem.run(segments))?;
         let pairs = visible_pairs(segments, config.num_attention_heads);
         let [forward, backward] = attention_flop(pairs, config.rope.head_dim as u64);
         let rate = (forward + backward) as f64 / seconds.median() / 1e9;
@@ -56,7 +61,7 @@ impl Attention {
         let kind = self.group.map_or("full".to_owned(), |group| format!("groups of {group}"));
         Answer {
             json: json!({
-                "mode": "attention", "attention": if self.group.is_some() { "s2" } else { "full" },
+                "mode": "attention", "device": self.device.to_string(), "attention": if self.group.is_some() { "s2" } else { "full" },
                 "seq": tokens, "group": self.group, "heads": heads, "kv_heads": kv_heads,
                 "head_dim": config.rope.head_dim, "seconds": seconds.rounded(),
                 "tokens_per_s": tokens_per_s, "gflop_per_s": rate,
@@ -81,8 +86,8 @@ struct Problem {
 }
 
 impl Problem {
-    fn random(config: &LlamaConfig, seq: usize) -> Self {
-        let device = Device::flex().autodiff();
+    fn random(config: &LlamaConfig, seq: usize, device: &Device) -> Self {
+        let device = device.clone().autodiff();
         device.seed(0);
         let random = |heads| {
             let shape = [1, heads, seq, config.rope.head_dim];

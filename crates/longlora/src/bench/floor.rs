@@ -10,6 +10,8 @@ use longlora_llama::{LlamaConfig, Selection};
 use longlora_train::MemoryPlan;
 use serde_json::{Value, json};
 
+use crate::device::DeviceArgs;
+
 use super::gemm::square_rate;
 use super::operations::{Request, Sizes, StepWork, pairs_of_blocks};
 use super::step::{Steps, adapters, training};
@@ -22,6 +24,8 @@ use super::{Answer, threads};
 pub(super) struct Floor {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     window: WindowArgs,
     /// Memory that a step may take; it decides how much is computed twice [default: most of what is free]
@@ -49,24 +53,25 @@ impl Floor {
     pub(super) fn run(self) -> Result<Answer> {
         let config = self.subject.config()?;
         ensure!(config.experts.is_none(), "the floor of a mixture of experts is not known");
-        let before = square_rate(self.repeat);
+        let device = self.device.open()?;
+        let before = square_rate(self.repeat, &device)?;
         let (plan, seconds) = match self.steps {
-            0 => (self.plan(&config), None),
+            0 => (self.plan(&config, &device), None),
             steps => {
-                let taken = Steps::take(&self.subject, &self.window, self.memory, steps)?;
+                let taken = Steps::take(&self.subject, &self.window, self.memory, steps, &device)?;
                 (taken.plan, Some(taken.seconds().median()))
             }
         };
         // What disturbs one measurement makes the floor too high; the faster is nearer to the machine.
-        let rate = before.max(square_rate(self.repeat)) * 1e9;
+        let rate = before.max(square_rate(self.repeat, &device)?) * 1e9;
         let work = StepWork::of(&Sizes::of(&config), &self.request(&config, &plan)?);
         let standing = Standing { work, plan, rate, seconds };
         Ok(Answer { json: self.json(&standing), words: self.words(&standing) })
     }
 
     /// How much would be kept; no weight is drawn for it.
-    fn plan(&self, config: &LlamaConfig) -> MemoryPlan {
-        let llama = config.init(&Device::flex()).attach(&adapters(), 0);
+    fn plan(&self, config: &LlamaConfig, device: &Device) -> MemoryPlan {
+        let llama = config.init(device).attach(&adapters(), 0);
         let selection = Selection::Adapter(adapters());
         MemoryPlan::new(&llama, &selection, &training(self.memory, 1), self.window.tokens)
     }
@@ -90,7 +95,7 @@ impl Floor {
             .collect();
         let Standing { work, plan, rate, seconds } = standing;
         json!({
-            "mode": "floor", "attention": self.window.name(), "seq": self.window.tokens,
+            "mode": "floor", "device": self.device.to_string(), "attention": self.window.name(), "seq": self.window.tokens,
             "group": self.window.group(), "kept_blocks": plan.execution.kept_blocks,
             "blocks": plan.blocks, "gflop_per_s": rate / 1e9, "parts": parts,
             "flop": work.total().flop, "bytes": work.total().bytes,

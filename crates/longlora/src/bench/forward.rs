@@ -1,12 +1,13 @@
 //! `longlora bench forward`
 
 use anyhow::Result;
-use burn::tensor::Device;
 use longlora_attention::AttentionPattern;
 use longlora_eval::{PerplexityConfig, Protocol, perplexity};
 use longlora_llama::load_pretrained;
 use longlora_train::peak_memory_bytes;
 use serde_json::json;
+
+use crate::device::DeviceArgs;
 
 use super::seconds::Seconds;
 use super::subject::Subject;
@@ -17,6 +18,8 @@ use super::{Answer, mebibytes, threads};
 pub(super) struct Forward {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Tokens of the window
     #[arg(long, value_name = "TOKENS")]
     tokens: usize,
@@ -27,9 +30,10 @@ pub(super) struct Forward {
 
 impl Forward {
     pub(super) fn run(self) -> Result<Answer> {
+        let device = self.device.open()?;
         let folder = self.subject.folder()?;
         let document = [self.subject.tokens(&folder, self.tokens)?];
-        let llama = load_pretrained(folder.path(), &Device::flex())?;
+        let llama = load_pretrained(folder.path(), &device)?;
         let config = PerplexityConfig {
             length: self.tokens,
             protocol: Protocol::WholeWindows { stride: None },
@@ -37,9 +41,9 @@ impl Forward {
             max_tokens: None,
         };
         let mut measured = vec![];
-        let seconds = Seconds::of(self.repeat, || {
+        let seconds = Seconds::of(self.repeat, &device, || {
             measured.push(perplexity(&llama, &document, &config, &mut |_, _| {}));
-        });
+        })?;
         let losses = measured.into_iter().map(|measured| Ok(measured?.nll()));
         let losses: Vec<f64> = losses.collect::<Result<_>>()?;
         Ok(self.answer(&seconds, &losses))
@@ -51,7 +55,7 @@ impl Forward {
         let peak = peak_memory_bytes().map(mebibytes);
         Answer {
             json: json!({
-                "mode": "eval", "attention": "full", "seq": tokens, "seconds": seconds.rounded(),
+                "mode": "eval", "device": self.device.to_string(), "attention": "full", "seq": tokens, "seconds": seconds.rounded(),
                 "tokens_per_s": tokens_per_s, "peak_rss_mib": peak, "losses": losses,
                 "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
             }),

@@ -23,6 +23,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn run(self) -> Result<Answer> {
+        // On the processor, whose draws follow from the seed on every machine.
         let device = Device::flex();
         device.seed(self.seed);
         save_pretrained(&smollm2()?.init(&device), &self.out, DType::F32, MAX_SHARD_BYTES)?;

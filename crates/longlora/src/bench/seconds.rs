@@ -2,19 +2,29 @@
 
 use std::time::Instant;
 
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+
+use crate::device::is_processor;
+
 /// Wall-clock seconds of each of some repetitions of the same work; at least one.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seconds(pub(super) Vec<f64>);
 
 impl Seconds {
-    /// Does `work` so many times, but at least once.
-    pub(super) fn of(repeat: usize, mut work: impl FnMut()) -> Self {
-        let once = |_| {
+    /// Does `work` so many times, but at least once, and waits for the device each time. On a GPU it is done once more
+    /// before, since kernels are compiled at their first use.
+    pub(super) fn of(repeat: usize, device: &Device, mut work: impl FnMut()) -> Result<Self> {
+        let mut once = || {
             let start = Instant::now();
             work();
-            start.elapsed().as_secs_f64()
+            device.sync().context("the device did not finish its work")?;
+            Ok(start.elapsed().as_secs_f64())
         };
-        Self((0..repeat.max(1)).map(once).collect())
+        for _ in 0..warm_up(device) {
+            once()?;
+        }
+        (0..repeat.max(1)).map(|_| once()).collect::<Result<_>>().map(Self)
     }
 
     /// The middle one, or the mean of the two in the middle.
@@ -37,6 +47,11 @@ impl Seconds {
     pub(super) fn rounded(&self) -> Vec<f64> {
         self.0.iter().map(|seconds| (seconds * 1000.0).round() / 1000.0).collect()
     }
+}
+
+/// How often something is done before its time is taken.
+pub(super) fn warm_up(device: &Device) -> usize {
+    usize::from(!is_processor(device))
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use longlora_train::{
 };
 use serde_json::json;
 
-use super::seconds::Seconds;
+use crate::device::DeviceArgs;
+
+use super::seconds::{Seconds, warm_up};
 use super::subject::Subject;
 use super::window::WindowArgs;
 use super::{Answer, mebibytes, threads};
@@ -22,12 +24,14 @@ use super::{Answer, mebibytes, threads};
 #[derive(clap::Args)]
 pub(super) struct Step {
     #[command(flatten)]
-    pub(super) subject: Subject,
+    subject: Subject,
     #[command(flatten)]
-    pub(super) window: WindowArgs,
+    device: DeviceArgs,
+    #[command(flatten)]
+    window: WindowArgs,
     /// Memory that a step may take; `1B` runs every block again [default: most of what is free]
     #[arg(long, value_name = "SIZE")]
-    pub(super) memory: Option<ByteSize>,
+    memory: Option<ByteSize>,
     /// Steps to take, all on the same window; the median counts
     #[arg(long, value_name = "STEPS", default_value_t = 3)]
     steps: u64,
@@ -41,7 +45,8 @@ pub(super) struct Steps {
 
 impl Step {
     pub(super) fn run(self) -> Result<Answer> {
-        let steps = Steps::take(&self.subject, &self.window, self.memory, self.steps)?;
+        let device = self.device.open()?;
+        let steps = Steps::take(&self.subject, &self.window, self.memory, self.steps, &device)?;
         Ok(self.answer(&steps))
     }
 
@@ -56,7 +61,7 @@ impl Step {
         let group = self.window.group();
         Answer {
             json: json!({
-                "mode": "train", "attention": self.window.name(), "seq": tokens, "group": group,
+                "mode": "train", "device": self.device.to_string(), "attention": self.window.name(), "seq": tokens, "group": group,
                 "budget_mib": mebibytes(plan.budget.as_u64()), "kept_blocks": kept,
                 "blocks": blocks, "seconds": seconds.rounded(), "tokens_per_s": tokens_per_s,
                 "peak_rss_mib": peak, "predicted_mib": predicted, "losses": losses,
@@ -72,12 +77,14 @@ impl Step {
 }
 
 impl Steps {
-    /// The whole of a run, in a folder that is gone afterwards: what is timed is what users run.
+    /// The whole of a run, in a folder that is gone afterwards: what is timed is what users run, but for the steps before
+    /// which a GPU has compiled its kernels.
     pub(super) fn take(
         subject: &Subject,
         window: &WindowArgs,
         memory: Option<ByteSize>,
         steps: u64,
+        device: &Device,
     ) -> Result<Self> {
         let (pattern, model) = (window.pattern()?, subject.folder()?);
         let place = tempfile::tempdir().context("cannot create a folder for the run")?;
@@ -85,14 +92,16 @@ impl Steps {
         let ids = subject.tokens(&model, window.tokens)?;
         std::fs::write(&data, serde_json::to_string(&ids)?)
             .with_context(|| format!("cannot write `{}`", data.display()))?;
-        let training = training(memory, steps);
+        let warm_up = warm_up(device);
+        let training = training(memory, steps + warm_up as u64);
         let config = config(model.path(), &data, window.tokens, pattern, training);
         let run = RunFolder::create(&place.path().join("run"))?;
         let (mut plan, mut reports) = (None, vec![]);
-        finetune(&config, &run, &Device::flex(), &Stop::default(), &mut |event| match event {
+        finetune(&config, &run, device, &Stop::default(), &mut |event| match event {
             Event::Planned(planned) => plan = Some(*planned),
             Event::Stepped(step) => reports.push(step.clone()),
         })?;
+        reports.drain(..warm_up);
         Ok(Self { plan: plan.context("a run tells its plan before its first step")?, reports })
     }
 
