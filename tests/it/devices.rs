@@ -13,7 +13,7 @@ const KINDS: [(&str, bool); 5] = [
     ("flex", true),
     ("cuda", cfg!(feature = "cuda")),
     ("wgpu", cfg!(feature = "wgpu")),
-    ("vulkan", cfg!(feature = "wgpu")),
+    ("vulkan", cfg!(feature = "vulkan")),
     ("metal", cfg!(feature = "metal")),
 ];
 

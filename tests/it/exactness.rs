@@ -12,7 +12,7 @@ use longlora_adapters::{
 };
 use longlora_attention::{AttentionPattern, GroupSize, Shift};
 use longlora_data::{TokenBatch, Window};
-use longlora_llama::{Llama, LlamaConfig, Selection, collect, loss_and_gradient};
+use longlora_llama::{ComputeType, Llama, LlamaConfig, Selection, collect, loss_and_gradient};
 use longlora_train::{
     Execution, InputsWait, LearningRates, Optimizer, StepBatch, Trainee, TrainingConfig,
     clip_by_global_norm,
@@ -120,11 +120,14 @@ fn check(
 }
 
 /// MLPs take 4,096 tokens at a time: here two tiles, the second one short. Every budget of memory leaves the same bits, and
-/// plain autodiff the same numbers. RoPE offsets are left out: docs/performance.md says why.
+/// the numbers that plain autodiff finds in f64, as well as plain autodiff does in f32.
+///
+/// Over 4,150 positions that is not well for RoPE offsets, whose gradients are sums over positions of terms times the
+/// position that nearly cancel: 1.3e-5 of the whole gradient's norm by plain autodiff, 2.5e-5 by ours, in the first layer.
+/// FlashAttention's budget for gradients, three times the error of plain operations, holds for everything.
 #[test]
 fn a_step_over_more_than_one_tile_is_a_step() {
-    let adapters = AdapterConfig { rope_offset: None, ..adapters(RopeGranularity::Head) };
-    for adapters in [None, Some(adapters)] {
+    for adapters in [None, Some(adapters(RopeGranularity::Head))] {
         let (llama, selection) = model(&config(json!({})), adapters.as_ref());
         let windows = [window(4150, &[0], VOCAB, 9)];
         let batch = StepBatch {
@@ -139,11 +142,14 @@ fn a_step_over_more_than_one_tile_is_a_step() {
             assert_eq!(other.gradients, step.gradients, "{execution:?}");
         }
         let reference = of_reference(&llama, &selection, SHIFTED, &batch);
-        assert!((step.loss / reference.loss - 1.0).abs() < 1e-6);
-        let norm = norm(&reference.gradients);
-        for (name, gradient) in &step.gradients {
-            let error = absolute_error(gradient, &reference.gradients[name]) / norm;
-            assert!(error < 2e-6, "`{name}` is off by {error:.2e} of the norm");
+        let exact = llama.clone().computing_in(ComputeType::F64);
+        let exact = of_reference(&exact, &selection, SHIFTED, &batch);
+        assert!((step.loss / exact.loss - 1.0).abs() < 1e-6);
+        let norm = norm(&exact.gradients);
+        for (name, exact) in &exact.gradients {
+            let [ours, plain] =
+                [&step, &reference].map(|step| absolute_error(&step.gradients[name], exact) / norm);
+            assert!(ours < 2e-6_f64.max(3.0 * plain), "`{name}`: {ours:.2e}, plain {plain:.2e}");
         }
     }
 }

@@ -18,7 +18,7 @@ const DEVICES: [Device; 5] = [
     Device { name: "flex", feature: None },
     Device { name: "cuda", feature: Some("cuda") },
     Device { name: "wgpu", feature: Some("wgpu") },
-    Device { name: "vulkan", feature: Some("wgpu") },
+    Device { name: "vulkan", feature: Some("vulkan") },
     Device { name: "metal", feature: Some("metal") },
 ];
 
@@ -88,7 +88,7 @@ mod tests {
         check("finetune --device", flex);
         check("generate -- --device cuda", flex);
         check("finetune --device cuda:1 --out runs/1", Ok(("cuda", Some("cuda"))));
-        check("eval perplexity --device=vulkan", Ok(("vulkan", Some("wgpu"))));
+        check("eval perplexity --device=vulkan", Ok(("vulkan", Some("vulkan"))));
         check("chat --device flex --device metal", Ok(("metal", Some("metal"))));
     }
 

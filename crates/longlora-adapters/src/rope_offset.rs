@@ -97,10 +97,7 @@ impl RopeOffset {
     /// - `inv_freq`: `[head_dim / 2]`; result: `[kv_heads or 1, head_dim / 2]`
     pub fn apply(&self, inv_freq: Tensor<1>) -> Tensor<2> {
         let offset = self.delta.val().div_scalar(self.bound).tanh().mul_scalar(self.bound);
-        let factor = offset.exp();
-        let dtype = inv_freq.dtype();
-        let factor = if factor.dtype() == dtype { factor } else { factor.cast(dtype) };
-        inv_freq.unsqueeze::<2>() * factor
+        inv_freq.unsqueeze::<2>() * offset.exp()
     }
 }
 

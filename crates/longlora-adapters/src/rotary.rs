@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::rope_offset::RopeOffset;
 use crate::rope_scaling::RopeConfig;
@@ -45,14 +45,6 @@ impl Rotary {
         let positions: Vec<f32> = positions.map(|position| position as f32).collect();
         let positions = Tensor::<1>::from_data(TensorData::new(positions, [seq]), device);
         let attention_factor = frequencies.attention_factor;
-        let plain = tables(inv_freq.clone().unsqueeze(), positions.clone(), attention_factor);
-        Self { inv_freq, positions, attention_factor, plain }
-    }
-
-    /// The same with frequencies and tables of another type, for checks; angles are then as exact as that.
-    pub fn cast(self, dtype: DType) -> Self {
-        let (inv_freq, positions) = (self.inv_freq.cast(dtype), self.positions.cast(dtype));
-        let attention_factor = self.attention_factor;
         let plain = tables(inv_freq.clone().unsqueeze(), positions.clone(), attention_factor);
         Self { inv_freq, positions, attention_factor, plain }
     }

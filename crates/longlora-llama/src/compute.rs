@@ -28,6 +28,11 @@ impl ComputeType {
             Self::F64 => DType::F64,
         }
     }
+
+    /// The type of losses and long sums.
+    pub fn of_sums(self) -> DType {
+        if self == Self::F64 { DType::F64 } else { DType::F32 }
+    }
 }
 
 impl Llama {

@@ -55,8 +55,9 @@ impl Footprint {
             all: matches!(selection, Selection::Base),
         };
         let blocks = &llama.model.layers;
+        let activation = llama.compute.dtype().size();
         let largest = |of_block: &dyn Fn(&Block) -> usize| {
-            (blocks.iter().map(of_block).max().unwrap_or(0) * F32) as u64
+            (blocks.iter().map(of_block).max().unwrap_or(0) * activation) as u64
         };
         let mut kept = Kept { bytes: 0, largest_narrow: 0 };
         llama.visit(&mut kept);
@@ -66,8 +67,8 @@ impl Footprint {
             state: (3 * trainable.total() * F32) as u64,
             logits: (longlora_kernels::LOGITS_AT_ONCE * F32) as u64,
             blocks: blocks.len(),
-            input: (hidden * F32) as u64,
-            per_token: (7 * hidden * F32) as u64,
+            input: (hidden * activation) as u64,
+            per_token: (7 * hidden * activation) as u64,
             of_attention: largest(&|block| sizes.attention(&block.self_attn)),
             // The input of its norm, and what comes after.
             of_mlp: largest(&|block| hidden + sizes.feed_forward(&block.mlp)),

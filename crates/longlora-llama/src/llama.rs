@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::tensor::module::embedding;
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use longlora_adapters::{RopeOffset, Rotary};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_kernels::linear;
@@ -51,10 +51,6 @@ impl Llama {
     /// Prepares a forward over a batch that lies as `layout` says.
     pub fn pass(&self, pattern: AttentionPattern, layout: &Layout) -> Pass {
         let rotary = Rotary::new(&self.config.rope, layout.seq, &self.device());
-        let rotary = match self.compute {
-            ComputeType::F64 => rotary.cast(DType::F64),
-            ComputeType::F32 | ComputeType::Bf16 => rotary,
-        };
         let shared_offset = self.model.rope_offset.clone();
         Pass::new(pattern.plan(layout), &self.config.windows, rotary, shared_offset)
     }

@@ -1,13 +1,14 @@
 //! In which type the weights of a model are kept.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::compute::ComputeType;
 use crate::parameters::Role;
 
 /// The type in which large matrices are kept: those of linear layers, the embedding table and the head. Everything else,
-/// and everything that is trained, is kept in f32; and all is computed in f32.
+/// and everything that is trained, is kept in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightStorage {
@@ -19,6 +20,15 @@ pub enum WeightStorage {
 }
 
 impl WeightStorage {
+    /// The type of the activations of a model whose matrices are kept so. The CPU's kernels compute in f32; on a GPU, matrices
+    /// in bf16 are multiplied as they are.
+    pub fn compute_on(self, device: &Device) -> ComputeType {
+        match self {
+            Self::Bf16 if *device != Device::flex() => ComputeType::Bf16,
+            _ => ComputeType::F32,
+        }
+    }
+
     /// The type of the parameter at `path`.
     pub(crate) fn of(self, path: &str) -> DType {
         let is_matrix = match Role::of(path) {

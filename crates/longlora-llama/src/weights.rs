@@ -32,7 +32,7 @@ pub fn load_pretrained(model: &Path, device: &Device) -> Result<Llama, LlamaErro
     load_pretrained_as(model, WeightStorage::F32, device)
 }
 
-/// The same, with matrices kept as `storage` says. Those in bf16 are frozen; what is trained later is widened first, and
+/// The same, with matrices kept as `storage` says, computing in what [suits them](WeightStorage::compute_on). Those in bf16 are frozen; what is trained later is widened first, and
 /// starts from the rounded numbers.
 ///
 /// # Errors
@@ -42,10 +42,12 @@ pub fn load_pretrained_as(
     storage: WeightStorage,
     device: &Device,
 ) -> Result<Llama, LlamaError> {
-    if longlora_gguf::is_gguf(model) {
-        return gguf::load(model, storage, device);
-    }
-    load_folder(&LlamaConfig::read(model)?, model, storage, device)
+    let llama = if longlora_gguf::is_gguf(model) {
+        gguf::load(model, storage, device)?
+    } else {
+        load_folder(&LlamaConfig::read(model)?, model, storage, device)?
+    };
+    Ok(llama.computing_in(storage.compute_on(device)))
 }
 
 /// Reads the weights of a model folder whose configuration is known, say, by

@@ -16,8 +16,8 @@ pub fn gradients(
     batch: &StepBatch,
 ) -> (GradientsParams, StepOutput) {
     let targets = batch.num_targets();
-    let device = llama.device();
-    let mut nll_sum: Tensor<1> = Tensor::zeros([1], &device);
+    let (device, sums) = (llama.device(), llama.compute.of_sums());
+    let mut nll_sum: Tensor<1> = Tensor::zeros([1], (&device, sums));
     for (seed, micro_batch) in (batch.dropout_seed..).zip(&batch.micro_batches) {
         let pass = llama.pass(pattern, &layout(micro_batch)).with_dropout(seed);
         let logits = llama.logits(micro_batch.inputs(&device), &pass);
@@ -25,10 +25,10 @@ pub fn gradients(
         let rows = target_ids.len();
         let counts: Vec<f32> =
             target_ids.iter().map(|&id| if id < 0 { 0.0 } else { 1.0 }).collect();
-        let counts = Tensor::<2>::from_data(TensorData::new(counts, [rows, 1]), &device);
+        let counts = Tensor::<2>::from_data(TensorData::new(counts, [rows, 1]), (&device, sums));
         let ids: Vec<i64> = target_ids.iter().map(|&id| id.max(0)).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, 1]), &device);
-        let log_likelihoods = log_softmax(logits.flatten::<2>(0, 1), 1).gather(1, ids);
+        let log_likelihoods = log_softmax(logits.flatten::<2>(0, 1).cast(sums), 1).gather(1, ids);
         nll_sum = nll_sum - (log_likelihoods * counts).sum();
     }
     let loss = nll_sum.clone().div_scalar(targets as f64);

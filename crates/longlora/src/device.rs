@@ -77,11 +77,11 @@ impl DeviceKind {
             Self::Cuda => Some(Device::enumerate(DeviceType::Cuda).into_vec()),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => Some(best_first(DeviceType::Wgpu)),
-            #[cfg(feature = "wgpu")]
+            #[cfg(feature = "vulkan")]
             Self::Vulkan => Some(best_first(DeviceType::Vulkan)),
             #[cfg(feature = "metal")]
             Self::Metal => Some(best_first(DeviceType::Metal)),
-            #[cfg(not(all(feature = "cuda", feature = "metal")))]
+            #[cfg(not(all(feature = "cuda", feature = "vulkan", feature = "metal")))]
             _ => None,
         }
     }
