@@ -24,7 +24,7 @@ pub(super) fn last_queries(segments: &Segments) -> Vec<u32> {
     let window = segments.window.unwrap_or(segments.seq);
     of_spans(segments, |span| {
         let end = span.end;
-        span.map(move |key| end.min(key + window) as u32 - 1)
+        span.map(move |key| end.min(key.saturating_add(window)) as u32 - 1)
     })
 }
 
@@ -52,7 +52,7 @@ mod tests {
             seq in 1..40usize,
             half_group in 1..8usize,
             starts in prop::collection::vec(0..40usize, 0..3),
-            window in prop::option::of(1..20usize),
+            window in prop::option::of(prop_oneof![1..20usize, Just(usize::MAX)]),
         ) {
             let layout = Layout { seq, rows: vec![Row { length: seq, document_starts: starts }] };
             let segments = Segments::grouped(&layout, GroupSize::Tokens(2 * half_group), [false, true]);

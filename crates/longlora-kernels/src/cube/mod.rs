@@ -12,7 +12,7 @@ mod swiglu;
 mod tensors;
 
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Shape};
+use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 
 use crate::backend::{HeadBackend, RowBackend, RowGradient};
@@ -146,6 +146,3 @@ impl HeadBackend for CubeBackend {
         (nll, d_hidden, d_head.expect("it was asked for"))
     }
 }
-
-/// The types of activations that the kernels read and write.
-pub(crate) const ACTIVATIONS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
