@@ -202,6 +202,10 @@ fn weights_in_bf16_compute_in_f32() {
     }
 }
 
+/// Of a sum of losses. GPUs' exponentials and logarithms are a unit or two in the last place off: 1.6e-7 was measured of one
+/// token, on Mesa's software renderer.
+const LOSS_ERROR: f64 = if cfg!(feature = "gpu") { 2.5e-7 } else { 1e-7 };
+
 /// Some tokens without a target, more than one chunk, a head as stored and a tied one, frozen and trained, also in bf16.
 #[test]
 fn head_and_loss_are_those_spelled_out() {
@@ -229,7 +233,7 @@ fn head_and_loss_are_those_spelled_out() {
                     trained,
                 );
                 let off = (ours.nll_sum / theirs.nll_sum - 1.0).abs();
-                assert!(off < 1e-7, "{tokens} tokens of {vocab}: the loss is off by {off:e}");
+                assert!(off < LOSS_ERROR, "{tokens} tokens of {vocab}: off by {off:e}");
                 assert!(error(ours.d_hidden, theirs.d_hidden) < 3e-6);
                 assert_eq!(ours.d_head.is_some(), trained);
                 if let (Some(ours), Some(theirs)) = (ours.d_head, theirs.d_head) {
