@@ -71,6 +71,9 @@ fn multiplies_matrices(properties: &DeviceProperties, dtype: DType) -> bool {
 
 impl Blueprint {
     pub(super) fn of(problem: &Problem, machine: &Machine) -> Self {
+        if problem.batch * problem.heads * problem.queries == 0 {
+            return Self::Plain("there is nothing to compute");
+        }
         if !machine.computes_with_type {
             return Self::Plain("the device does not compute with this type");
         }
@@ -102,4 +105,69 @@ fn matrix_tiles(problem: &Problem, machine: &Machine) -> Option<(MatrixTiles, Gr
         .iter()
         .all(|bytes| *bytes <= machine.shared_memory);
     fits.then_some((forward, GradientTiles { queries, keys }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As large as an H100's.
+    const CARD: Machine = Machine {
+        shared_memory: 232_448,
+        units: 1024,
+        computes_with_type: true,
+        multiplies_matrices: true,
+    };
+
+    fn problem(head_dim: usize) -> Problem {
+        Problem {
+            batch: 1,
+            heads: 4,
+            kv_heads: 2,
+            queries: 100,
+            keys: 100,
+            head_dim,
+            dtype: DType::BF16,
+            softmax_scale: 0.1,
+        }
+    }
+
+    #[track_caller]
+    fn check(head_dim: usize, machine: Machine, expected: &str) {
+        let name = match Blueprint::of(&problem(head_dim), &machine) {
+            Blueprint::Matrix { .. } => "matrix",
+            Blueprint::Units(_) => "units",
+            Blueprint::Plain(_) => "plain",
+        };
+        assert_eq!(name, expected, "heads of {head_dim} on {machine:?}");
+    }
+
+    #[test]
+    fn matrix_units_take_every_head_that_models_have() {
+        for head_dim in [64, 80, 96, 128, 256] {
+            check(head_dim, CARD, "matrix");
+        }
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_matrix_units_take_the_others() {
+        check(24, CARD, "units");
+        check(272, CARD, "units");
+        check(128, Machine { shared_memory: 48 << 10, ..CARD }, "units");
+    }
+
+    #[test]
+    fn a_device_without_matrix_units_takes_the_others() {
+        check(128, Machine { multiplies_matrices: false, ..CARD }, "units");
+        let small = Machine { shared_memory: 16 << 10, units: 256, ..CARD };
+        check(128, Machine { multiplies_matrices: false, ..small }, "units");
+    }
+
+    #[test]
+    fn what_no_kernel_can_do_is_done_plainly() {
+        check(128, Machine { computes_with_type: false, ..CARD }, "plain");
+        check(128, Machine { units: 64, multiplies_matrices: false, ..CARD }, "plain");
+        let empty = Problem { queries: 0, ..problem(64) };
+        assert!(matches!(Blueprint::of(&empty, &CARD), Blueprint::Plain(_)));
+    }
 }

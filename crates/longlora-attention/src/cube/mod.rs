@@ -10,7 +10,7 @@ mod blueprint;
 mod units;
 mod matrix;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
@@ -46,7 +46,10 @@ impl AttentionBackend for CubeBackend {
                 let first = list(&qkv.q, first_keys(&segments, problem.queries));
                 units::forward(&problem, tiles, &qkv, first)
             }
-            Blueprint::Plain(_) => tiled::forward::<Self>(&qkv, &segments, softmax_scale),
+            Blueprint::Plain(reason) => {
+                tell(reason);
+                tiled::forward::<Self>(&qkv, &segments, softmax_scale)
+            }
         }
     }
 }
@@ -69,7 +72,8 @@ impl AttentionGradient for CubeBackend {
                 let (inputs, lists) = of_gradient(segments, saved, d_out);
                 units::backward(&problem, tiles, qkv, inputs, lists)
             }
-            Blueprint::Plain(_) => {
+            Blueprint::Plain(reason) => {
+                tell(reason);
                 tiled::backward::<Self>(qkv, saved, d_out, segments, softmax_scale)
             }
         }
@@ -78,6 +82,12 @@ impl AttentionGradient for CubeBackend {
 
 fn blueprint(problem: &Problem, qkv: &Qkv<CubeBackend>) -> Blueprint {
     Blueprint::of(problem, &Machine::of(&qkv.q, problem.dtype))
+}
+
+/// Names the slow path in the log, the first time that it is taken.
+fn tell(reason: &'static str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| tracing::warn!("attention takes plain tensor operations: {reason}"));
 }
 
 /// What the backward reads beside q, k and v: the gradient of the output with the statistics of the queries, and the two

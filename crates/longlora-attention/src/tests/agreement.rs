@@ -51,7 +51,7 @@ fn both_paths_keep_the_log_sum_exp_of_the_visible_scores() {
 }
 
 /// In f64, one visible pair after the other: `[batch, heads, seq]`.
-fn log_sum_exp(problem: &Problem, inputs: &Inputs) -> Vec<f64> {
+pub(super) fn log_sum_exp(problem: &Problem, inputs: &Inputs) -> Vec<f64> {
     let Problem { heads, kv_heads, head_dim, .. } = *problem;
     let (segments, scale) = (problem.segments(), f64::from(inputs.softmax_scale));
     let (q, k) = (inputs.q.view::<f32>(), inputs.k.view::<f32>());

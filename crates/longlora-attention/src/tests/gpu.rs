@@ -1,9 +1,12 @@
 //! The kernels of GPUs, on the default device, which `BURN_DEVICE` names: a GPU, or Mesa's software renderer.
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use super::agreement::log_sum_exp;
 use super::answer::{Answer, Inputs, error, numbers};
 use super::catalogue::{catalogue, half_heads, rows};
+use crate::backend::AttentionBackend;
 use crate::{AttentionPattern, Layout, Segments, attention, attention_over_cache, reference};
 
 /// As of the CPU's: three times the largest error measured, 8e-7.
@@ -86,6 +89,66 @@ fn views_are_read_where_they_lie() {
     let ours = Answer { out: numbers(out.into_data()), dq, dk, dv };
     for (part, ours, exact) in ours.beside(&exact) {
         assert!(error(ours, exact) <= TOLERANCE, "{part}: off by {:e}", error(ours, exact));
+    }
+}
+
+/// The log-sum-exps that the backward reads, against f64.
+#[test]
+fn log_sum_exps_are_of_the_visible_scores() {
+    let device = Device::default();
+    for (seed, problem) in catalogue().iter().enumerate().step_by(5) {
+        let inputs = Inputs::of(problem, seed as u64);
+        let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v]
+            .map(|data| Tensor::<4>::from_data(data.clone(), &device).into_dispatch());
+        let segments = inputs.segments.clone();
+        let (_, lse) = Dispatch::segment_attention(q, k, v, segments, inputs.softmax_scale);
+        let lse = numbers(Tensor::<4>::from_dispatch(lse).into_data());
+        let error = error(&lse, &log_sum_exp(problem, &inputs));
+        assert!(error <= 5e-7, "{}: off by {error:e}", problem.name);
+    }
+}
+
+/// Around queries, keys, values and the gradient lies what is not a number; whoever read it would compute none. What was freed
+/// before, and is now the outputs' memory, is full of it as well; and what lies beside it stays what it was.
+#[test]
+fn nothing_beyond_the_inputs_is_read_and_every_output_is_written() {
+    let device = Device::default().autodiff();
+    let plan = half_heads(20).plan(&Layout::dense(2, 77));
+    let inputs = Inputs::random(plan.layer(0), [4, 2], 24, 7);
+    let exact = inputs.by_reference(DType::F64);
+    let inside = |data: &TensorData| {
+        let [batch, heads, seq, width] = data.shape().dims();
+        let around = Tensor::<4>::full([batch, heads + 2, seq + 50, width], f32::NAN, &device);
+        let x = Tensor::<4>::from_data(data.clone(), &device);
+        around.slice_assign([0..batch, 1..heads + 1, 25..25 + seq, 0..width], x)
+    };
+    let surrounded = [&inputs.q, &inputs.k, &inputs.v, &inputs.cotangent].map(inside);
+    let view = |x: &Tensor<4>| {
+        let [batch, heads, seq, width] = x.dims();
+        x.clone().slice([0..batch, 1..heads - 1, 25..seq - 25, 0..width])
+    };
+    let leaves = [0, 1, 2].map(|at| surrounded[at].clone().detach().require_grad());
+    let [q, k, v] = leaves.each_ref().map(view);
+    let canaries =
+        || -> Vec<Tensor<1>> { (1..8).map(|at| Tensor::full([at * 1000], 7.0, &device)).collect() };
+    let before = canaries();
+    for size in [1 << 9, 1 << 12, 1 << 14, 1 << 16] {
+        drop(Tensor::<1>::full([size], f32::NAN, &device).into_data());
+    }
+    let out = attention(q, k, v, &inputs.segments, inputs.softmax_scale);
+    let after = canaries();
+    let gradients = (out.clone() * view(&surrounded[3])).sum().backward();
+    let [dq, dk, dv] = leaves.map(|x| {
+        let gradient = x.grad(&gradients).expect("the output depends on the input");
+        numbers(view(&gradient).into_data())
+    });
+    let ours = Answer { out: numbers(out.into_data()), dq, dk, dv };
+    for (part, ours, exact) in ours.beside(&exact) {
+        let error = error(ours, exact);
+        assert!(error <= TOLERANCE, "{part}: off by {error:e}");
+    }
+    for canary in before.into_iter().chain(after) {
+        assert!(numbers(canary.into_data()).iter().all(|&number| number == 7.0));
     }
 }
 
