@@ -76,6 +76,7 @@ fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
     check_mistake(here, &run(&["--lr=-1"]), &["learning_rates", "`-1`"]);
     check_mistake(here, &run(&["--steps", "0"]), &["training.steps", "`0`"]);
     check_mistake(here, &run(&["--window", "8"]), &["--window", "sliding-window"]);
+    check_mistake(here, &run(&["--offload-activations"]), &["--offload-activations", "`flex`"]);
     check_mistake(here, &["finetune", "--resume", "nowhere"], &["`nowhere`", "run folder"]);
     check_mistake(here, &["finetune", "--data", "ids.json"], &["--model"]);
 

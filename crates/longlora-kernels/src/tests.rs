@@ -254,3 +254,99 @@ fn a_known_gradient_is_pulled_back_as_through_a_product() {
     assert_eq!(x.grad(&ours).unwrap().into_data(), x.grad(&theirs).unwrap().into_data());
     assert_eq!(w.grad(&ours).unwrap().into_data(), w.grad(&theirs).unwrap().into_data());
 }
+
+/// Activations of 16 bits, where the device has them, beside parameters in f32.
+#[cfg(feature = "gpu")]
+mod low_precision {
+    use super::*;
+
+    /// Ours and the plain operations' in a type of 16 bits, both against plain operations in f32 on the same rounded numbers:
+    /// at most twice the error for values and three times for gradients, or the rounding of the result itself.
+    #[track_caller]
+    fn check<const D: usize>(
+        shape: [usize; D],
+        ours: impl Fn(Tensor<D>) -> Tensor<D>,
+        plain: impl Fn(Tensor<D>) -> Tensor<D>,
+    ) {
+        for dtype in [DType::F16, DType::BF16] {
+            if !device().supports_dtype(dtype) {
+                eprintln!("skipped: the device does not compute in {dtype:?}");
+                continue;
+            }
+            let rounding = dtype.finfo().expect("it is a float type").epsilon;
+            let x = frozen(shape, 1.5, 1).cast(dtype);
+            let run = |op: &dyn Fn(Tensor<D>) -> Tensor<D>, x: Tensor<D>| {
+                let x = x.detach().require_grad();
+                let y = op(x.clone());
+                let cotangent = frozen(y.dims(), 1.0, 9).cast(dtype).cast(y.dtype());
+                let gradients = (y.clone() * cotangent).sum().backward();
+                let dx = x.grad(&gradients).expect("the result depends on it");
+                [y.detach(), dx.autodiff()].map(|part| part.cast(DType::F32))
+            };
+            let exact = run(&plain, x.clone().cast(DType::F32));
+            let (of_ours, of_plain) = (run(&ours, x.clone()), run(&plain, x.clone()));
+            let parts = of_ours.into_iter().zip(of_plain).zip(exact).zip([2.0, 3.0]);
+            for (index, (((ours, plain), exact), times)) in parts.enumerate() {
+                let (ours, plain) = (error(ours, exact.clone()), error(plain, exact));
+                let allowed = rounding.max(times * plain);
+                assert!(ours <= allowed, "{dtype:?}, part {index}: {ours:e}, plain {plain:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_norm() {
+        let gamma = || frozen([130], 2.0, 2);
+        check(
+            [1, 70, 130],
+            |x| rms_norm(x, gamma(), 1e-5),
+            |x| reference::rms_norm(x, gamma(), 1e-5),
+        );
+    }
+
+    #[test]
+    fn of_the_rotation() {
+        let tables = || (frozen([2, 33, 8], 1.0, 2), frozen([2, 33, 8], 1.0, 3));
+        check(
+            [2, 4, 33, 16],
+            |x| rotate(x, tables().0, tables().1),
+            |x| reference::rotate(x, tables().0, tables().1),
+        );
+    }
+
+    #[test]
+    fn of_the_gate() {
+        let up = |x: &Tensor<3>| x.clone().mul_scalar(0.5);
+        check([2, 9, 65], |x| swiglu(x.clone(), up(&x)), |x| reference::swiglu(x.clone(), up(&x)));
+    }
+
+    #[test]
+    fn of_a_layer_with_an_update() {
+        let weight = || frozen([65, 65], 0.3, 2).cast(DType::BF16);
+        let factors = || [frozen([65, 8], 0.3, 3), frozen([8, 65], 0.3, 4)];
+        check(
+            [70, 65],
+            |x| linear_with_update(x, weight(), factors(), 0.7),
+            |x| reference::linear_with_update(x, weight(), factors(), 0.7),
+        );
+    }
+
+    #[test]
+    fn of_head_and_loss() {
+        for dtype in [DType::F16, DType::BF16] {
+            if !device().supports_dtype(dtype) {
+                continue;
+            }
+            let hidden = frozen([70, 24], 1.0, 1).without_autodiff().cast(dtype);
+            let head = frozen([24, 257], 1.0, 2).without_autodiff().cast(dtype).cast(DType::F32);
+            let targets: Vec<i64> = (0..70).map(|i| if i % 5 == 3 { -1 } else { i * 3 }).collect();
+            let ours = loss_and_gradient(hidden.clone(), head.clone(), &targets, 0.01, true);
+            let wide = hidden.cast(DType::F32);
+            let exact = reference::loss_and_gradient(wide, head, &targets, 0.01, true);
+            let rounding = dtype.finfo().expect("it is a float type").epsilon;
+            assert!((ours.nll_sum / exact.nll_sum - 1.0).abs() < rounding);
+            assert!(error(ours.d_hidden.cast(DType::F32), exact.d_hidden) < 3.0 * rounding);
+            assert!(error(ours.d_head.unwrap(), exact.d_head.unwrap()) < 3.0 * rounding);
+        }
+    }
+}

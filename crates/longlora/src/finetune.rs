@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -16,7 +16,7 @@ use longlora_train::{
 };
 
 use crate::comparison::{Comparison, default_lengths};
-use crate::device::{DeviceArgs, description};
+use crate::device::{DeviceArgs, description, is_processor};
 use crate::embedded;
 use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
@@ -231,6 +231,11 @@ impl Finetune {
     fn train_and_measure(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
+        ensure!(
+            !config.training.offload_activations || !is_processor(&device),
+            "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave it \
+             out, or name a GPU with --device"
+        );
         let base = LlamaConfig::read(&config.model.path)?;
         if self.context.rope_scaling.is_some() {
             refuse_needless_scaling(&base, config.context.length)?;

@@ -3,13 +3,11 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::fragment::{COLUMNS, Pair, ROWS, VECTOR, zeros};
+use super::fragment::{COLUMNS, Pair, ROWS, zeros};
 use super::products::{add_weighted, rows_with_columns};
-use super::stage::{commit, copy_rows, exp2, stride, wait_for_all_but};
+use super::softmax::{LOW, hide, weigh};
+use super::stage::{commit, copy_rows, rows_of, stride, wait_for_all_but};
 use super::tiles::MatrixTiles;
-
-/// Lower than any score, and finite: a row that has seen nothing yet is scaled by one.
-const LOW: f32 = -1e30;
 
 /// `(out, lse)` of one tile of queries of one head; see [`super::forward`].
 ///
@@ -28,7 +26,7 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
 ) {
     let head_dim = comptime!(tiles.head_dim);
     let (rows, keys) = comptime!((tiles.rows(), tiles.columns));
-    let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
+    let blocks = comptime!(tiles.blocks);
     let row_len = comptime!(stride(head_dim));
     let mut q_stage =
         Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
@@ -53,11 +51,9 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     // Below this key, not all queries of the tile see what the first one sees.
     let key_seen_by_all = first[list + last] as usize;
 
-    let q_head = (row_of_batch * q.stride(0) + head * q.stride(1)) / VECTOR;
-    let k_head = (row_of_batch * k.stride(0) + kv_head * k.stride(1)) / VECTOR;
-    let v_head = (row_of_batch * v.stride(0) + kv_head * v.stride(1)) / VECTOR;
-    let (q_stride, k_stride, v_stride) =
-        (q.stride(2) / VECTOR, k.stride(2) / VECTOR, v.stride(2) / VECTOR);
+    let q_rows = rows_of::<E, N>(q, row_of_batch, head);
+    let k_rows = rows_of::<E, N>(k, row_of_batch, kv_head);
+    let v_rows = rows_of::<E, N>(v, row_of_batch, kv_head);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
     let lane = UNIT_POS_PLANE as usize;
@@ -76,21 +72,10 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     }
 
     let d_tiles = comptime!(head_dim / COLUMNS);
-    let s_tiles = comptime!(keys / COLUMNS);
     let mut acc = zeros(comptime!(blocks * d_tiles));
 
-    copy_rows::<E, N>(q, q_head, q_stride, begin, queries, &mut q_stage, rows, head_dim, units);
-    copy_rows::<E, N>(
-        k,
-        k_head,
-        k_stride,
-        key_begin,
-        positions,
-        &mut k_stage,
-        keys,
-        head_dim,
-        units,
-    );
+    copy_rows::<E, N>(q, &q_rows, begin, &mut q_stage, rows, tiles);
+    copy_rows::<E, N>(k, &k_rows, key_begin, &mut k_stage, keys, tiles);
     commit();
 
     let steps = (key_end - key_begin).div_ceil(keys);
@@ -98,94 +83,22 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
         let key = key_begin + step * keys;
         wait_for_all_but(0usize);
         sync_cube();
-        copy_rows::<E, N>(v, v_head, v_stride, key, positions, &mut v_stage, keys, head_dim, units);
+        copy_rows::<E, N>(v, &v_rows, key, &mut v_stage, keys, tiles);
         commit();
 
         let mut scores = rows_with_columns::<E, N>(&q_stage, plane_row, &k_stage, tiles);
 
         let whole = key + keys <= past + begin + 1 && key >= key_seen_by_all;
         if !whole {
-            #[unroll]
-            for block in 0..blocks {
-                #[unroll]
-                for n in 0..s_tiles {
-                    let s = scores.index_mut(comptime!(block * s_tiles + n));
-                    #[unroll]
-                    for half in 0..2usize {
-                        let query = past
-                            + begin
-                            + plane_row
-                            + lane_row
-                            + comptime!(block * ROWS + half * 8);
-                        let seen_from = first_seen[comptime!(block * 2 + half)] as usize;
-                        let mut pair = s[half];
-                        #[unroll]
-                        for side in 0..2usize {
-                            let at = key + lane_column + comptime!(n * COLUMNS + side);
-                            let visible = at <= query && at >= seen_from;
-                            pair.insert(
-                                side,
-                                select(visible, pair.extract(side), f32::NEG_INFINITY),
-                            );
-                        }
-                        s[half] = pair;
-                    }
-                }
-            }
+            let query = past + begin + plane_row + lane_row;
+            hide(&mut scores, query, key + lane_column, &first_seen, tiles);
         }
-
-        #[unroll]
-        for block in 0..blocks {
-            #[unroll]
-            for half in 0..2usize {
-                let at = comptime!(block * 2 + half);
-                let mut highest = maximum[at];
-                #[unroll]
-                for n in 0..s_tiles {
-                    let pair = scores.index(comptime!(block * s_tiles + n))[half];
-                    highest = max(highest, max(pair.extract(0usize), pair.extract(1usize)));
-                }
-                highest = max(highest, plane_shuffle_xor(highest, 1u32));
-                highest = max(highest, plane_shuffle_xor(highest, 2u32));
-                let shrunk = exp2((maximum[at] - highest) * scale);
-                maximum[at] = highest;
-                let origin = highest * scale;
-                let mut weights = 0.0f32;
-                #[unroll]
-                for n in 0..s_tiles {
-                    let s = scores.index_mut(comptime!(block * s_tiles + n));
-                    let mut pair = s[half];
-                    #[unroll]
-                    for side in 0..2usize {
-                        let weight = exp2(pair.extract(side) * scale - origin);
-                        weights += weight;
-                        pair.insert(side, weight);
-                    }
-                    s[half] = pair;
-                }
-                sum[at] = sum[at] * shrunk + weights;
-                #[unroll]
-                for d in 0..d_tiles {
-                    let a = acc.index_mut(comptime!(block * d_tiles + d));
-                    a[half] = a[half] * Pair::<f32>::new(shrunk);
-                }
-            }
-        }
+        weigh(&mut scores, &mut maximum, &mut sum, &mut acc, scale, tiles);
 
         wait_for_all_but(0usize);
         sync_cube();
         if step + 1 < steps {
-            copy_rows::<E, N>(
-                k,
-                k_head,
-                k_stride,
-                key + keys,
-                positions,
-                &mut k_stage,
-                keys,
-                head_dim,
-                units,
-            );
+            copy_rows::<E, N>(k, &k_rows, key + keys, &mut k_stage, keys, tiles);
         }
         commit();
 

@@ -7,9 +7,9 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::fragment::{COLUMNS, Pair, ROWS, VECTOR, zeros};
+use super::fragment::{COLUMNS, Pair, ROWS, zeros};
 use super::products::{add_weighted, rows_with_columns};
-use super::stage::{commit, copy_rows, exp2, stride, wait_for_all_but};
+use super::stage::{commit, copy_rows, exp2, rows_of, stride, wait_for_all_but};
 use super::tiles::MatrixTiles;
 
 /// `dk` and `dv` of one tile of keys of one head; see [`super::backward`].
@@ -29,7 +29,7 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
 ) {
     let head_dim = comptime!(tiles.head_dim);
     let (rows, columns) = comptime!((tiles.rows(), tiles.columns));
-    let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
+    let blocks = comptime!(tiles.blocks);
     let row_len = comptime!(stride(head_dim));
     let mut k_stage =
         Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
@@ -49,10 +49,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     let begin = CUBE_POS_X as usize * rows;
     let last = min(begin + rows, positions) - 1;
 
-    let k_head = (row_of_batch * k.stride(0) + kv_head * k.stride(1)) / VECTOR;
-    let v_head = (row_of_batch * v.stride(0) + kv_head * v.stride(1)) / VECTOR;
-    let (q_stride, o_stride) = (q.stride(2) / VECTOR, d_out.stride(2) / VECTOR);
-    let (k_stride, v_stride) = (k.stride(2) / VECTOR, v.stride(2) / VECTOR);
+    let k_rows = rows_of::<E, N>(k, row_of_batch, kv_head);
+    let v_rows = rows_of::<E, N>(v, row_of_batch, kv_head);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
     let lane = UNIT_POS_PLANE as usize;
@@ -64,8 +62,8 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     let mut dk_acc = zeros(comptime!(blocks * d_tiles));
     let mut dv_acc = zeros(comptime!(blocks * d_tiles));
 
-    copy_rows::<E, N>(k, k_head, k_stride, begin, positions, &mut k_stage, rows, head_dim, units);
-    copy_rows::<E, N>(v, v_head, v_stride, begin, positions, &mut v_stage, rows, head_dim, units);
+    copy_rows::<E, N>(k, &k_rows, begin, &mut k_stage, rows, tiles);
+    copy_rows::<E, N>(v, &v_rows, begin, &mut v_stage, rows, tiles);
     commit();
 
     for member in 0..shared_by {
@@ -81,37 +79,17 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
             let key = min(begin + plane_row + lane_row + comptime!(i * 8), last);
             last_seen[i] = last_seen_by[list + key];
         }
-        let q_head = (row_of_batch * q.stride(0) + head * q.stride(1)) / VECTOR;
-        let o_head = (row_of_batch * d_out.stride(0) + head * d_out.stride(1)) / VECTOR;
+        let q_rows = rows_of::<E, N>(q, row_of_batch, head);
+        let o_rows = rows_of::<E, N>(d_out, row_of_batch, head);
         let of_head = (row_of_batch * heads + head) * positions;
 
         let steps = (query_end - begin).div_ceil(columns);
         sync_cube();
-        copy_rows::<E, N>(
-            q,
-            q_head,
-            q_stride,
-            begin,
-            positions,
-            &mut q_stage,
-            columns,
-            head_dim,
-            units,
-        );
+        copy_rows::<E, N>(q, &q_rows, begin, &mut q_stage, columns, tiles);
         commit();
         for step in 0..steps {
             let query = begin + step * columns;
-            copy_rows::<E, N>(
-                d_out,
-                o_head,
-                o_stride,
-                query,
-                positions,
-                &mut o_stage,
-                columns,
-                head_dim,
-                units,
-            );
+            copy_rows::<E, N>(d_out, &o_rows, query, &mut o_stage, columns, tiles);
             commit();
             let mut origin = Sequence::<f32>::new();
             let mut mean = Sequence::<f32>::new();
@@ -184,17 +162,7 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
             add_weighted::<E, N>(&mut dk_acc, &slopes, &q_stage, tiles);
             sync_cube();
             if step + 1 < steps {
-                copy_rows::<E, N>(
-                    q,
-                    q_head,
-                    q_stride,
-                    query + columns,
-                    positions,
-                    &mut q_stage,
-                    columns,
-                    head_dim,
-                    units,
-                );
+                copy_rows::<E, N>(q, &q_rows, query + columns, &mut q_stage, columns, tiles);
                 commit();
             }
         }

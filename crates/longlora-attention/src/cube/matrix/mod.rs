@@ -7,6 +7,7 @@ mod fragment;
 mod stage;
 mod tiles;
 mod products;
+mod softmax;
 mod forward;
 mod query_gradient;
 mod key_gradient;

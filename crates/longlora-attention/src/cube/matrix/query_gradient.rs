@@ -5,9 +5,9 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::fragment::{COLUMNS, Pair, ROWS, VECTOR, zeros};
+use super::fragment::{COLUMNS, Pair, ROWS, zeros};
 use super::products::{add_weighted, rows_with_columns};
-use super::stage::{commit, copy_rows, exp2, stride, wait_for_all_but};
+use super::stage::{commit, copy_rows, exp2, rows_of, stride, wait_for_all_but};
 use super::tiles::MatrixTiles;
 
 /// `dq` of one tile of queries of one head; see [`super::backward`].
@@ -26,7 +26,7 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
 ) {
     let head_dim = comptime!(tiles.head_dim);
     let (rows, keys) = comptime!((tiles.rows(), tiles.columns));
-    let (blocks, units) = comptime!((tiles.blocks, tiles.units()));
+    let blocks = comptime!(tiles.blocks);
     let row_len = comptime!(stride(head_dim));
     let mut q_stage =
         Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
@@ -48,12 +48,10 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
     let key_begin = first[list + begin] as usize;
     let key_seen_by_all = first[list + last] as usize;
 
-    let q_head = (row_of_batch * q.stride(0) + head * q.stride(1)) / VECTOR;
-    let k_head = (row_of_batch * k.stride(0) + kv_head * k.stride(1)) / VECTOR;
-    let v_head = (row_of_batch * v.stride(0) + kv_head * v.stride(1)) / VECTOR;
-    let o_head = (row_of_batch * d_out.stride(0) + head * d_out.stride(1)) / VECTOR;
-    let (q_stride, o_stride) = (q.stride(2) / VECTOR, d_out.stride(2) / VECTOR);
-    let (k_stride, v_stride) = (k.stride(2) / VECTOR, v.stride(2) / VECTOR);
+    let q_rows = rows_of::<E, N>(q, row_of_batch, head);
+    let k_rows = rows_of::<E, N>(k, row_of_batch, kv_head);
+    let v_rows = rows_of::<E, N>(v, row_of_batch, kv_head);
+    let o_rows = rows_of::<E, N>(d_out, row_of_batch, head);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
     let lane = UNIT_POS_PLANE as usize;
@@ -76,15 +74,15 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
     let s_tiles = comptime!(keys / COLUMNS);
     let mut acc = zeros(comptime!(blocks * d_tiles));
 
-    copy_rows::<E, N>(q, q_head, q_stride, begin, queries, &mut q_stage, rows, head_dim, units);
-    copy_rows::<E, N>(d_out, o_head, o_stride, begin, queries, &mut o_stage, rows, head_dim, units);
-    copy_rows::<E, N>(k, k_head, k_stride, key_begin, queries, &mut k_stage, keys, head_dim, units);
+    copy_rows::<E, N>(q, &q_rows, begin, &mut q_stage, rows, tiles);
+    copy_rows::<E, N>(d_out, &o_rows, begin, &mut o_stage, rows, tiles);
+    copy_rows::<E, N>(k, &k_rows, key_begin, &mut k_stage, keys, tiles);
     commit();
 
     let steps = (last + 1 - key_begin).div_ceil(keys);
     for step in 0..steps {
         let key = key_begin + step * keys;
-        copy_rows::<E, N>(v, v_head, v_stride, key, queries, &mut v_stage, keys, head_dim, units);
+        copy_rows::<E, N>(v, &v_rows, key, &mut v_stage, keys, tiles);
         commit();
         wait_for_all_but(1usize);
         sync_cube();
@@ -125,17 +123,7 @@ pub(super) fn query_gradient_kernel<E: Float, N: Size, P: Size>(
         add_weighted::<E, N>(&mut acc, &scores, &k_stage, tiles);
         sync_cube();
         if step + 1 < steps {
-            copy_rows::<E, N>(
-                k,
-                k_head,
-                k_stride,
-                key + keys,
-                queries,
-                &mut k_stage,
-                keys,
-                head_dim,
-                units,
-            );
+            copy_rows::<E, N>(k, &k_rows, key + keys, &mut k_stage, keys, tiles);
             commit();
         }
     }

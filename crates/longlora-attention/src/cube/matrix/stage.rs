@@ -4,57 +4,75 @@ use cubecl::prelude::barrier::copy_async;
 use cubecl::prelude::*;
 
 use super::fragment::VECTOR;
+use super::tiles::MatrixTiles;
 
 /// Vectors from one row of a stage to the next: one more than a row has, so that eight rows lie in different banks.
 pub(super) const fn stride(head_dim: usize) -> usize {
     head_dim / VECTOR + 1
 }
 
-/// Begins to copy `rows` rows from `from` on into a stage; of rows from `limit` on, the last one again.
-///
-/// `head` and `row_stride` are counted in vectors.
+/// The rows of one head, and where they lie in a tensor; counted in vectors.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Rows {
+    head: usize,
+    stride: usize,
+    /// How many there are.
+    limit: usize,
+}
+
+/// The rows of a head of a row of the batch.
+#[cube]
+pub(super) fn rows_of<E: Float, N: Size>(
+    x: &Tensor<Vector<E, N>>,
+    row_of_batch: usize,
+    head: usize,
+) -> Rows {
+    Rows {
+        head: (row_of_batch * x.stride(0) + head * x.stride(1)) / VECTOR,
+        stride: x.stride(2) / VECTOR,
+        limit: x.shape(2),
+    }
+}
+
+/// Begins to copy `count` rows from `from` on into a stage; instead of rows that are not there, the last one again.
 #[cube]
 pub(super) fn copy_rows<E: Float, N: Size>(
-    source: &Tensor<Vector<E, N>>,
-    head: usize,
-    row_stride: usize,
+    x: &Tensor<Vector<E, N>>,
+    rows: &Rows,
     from: usize,
-    limit: usize,
     stage: &mut [Vector<E, N>],
-    #[comptime] rows: usize,
-    #[comptime] head_dim: usize,
-    #[comptime] units: usize,
+    #[comptime] count: usize,
+    #[comptime] tiles: MatrixTiles,
 ) {
-    let width = comptime!(head_dim / VECTOR);
-    let total = comptime!(rows * width);
+    let units = comptime!(tiles.units());
+    let total = comptime!(count * tiles.head_dim / VECTOR);
     #[unroll]
     for step in 0..comptime!(total.div_ceil(units)) {
         let index = UNIT_POS as usize + comptime!(step * units);
         if comptime!((step + 1) * units > total) {
             if index < total {
-                copy_vector::<E, N>(source, head, row_stride, from, limit, stage, index, width);
+                copy_vector::<E, N>(x, rows, from, stage, index, tiles);
             }
         } else {
-            copy_vector::<E, N>(source, head, row_stride, from, limit, stage, index, width);
+            copy_vector::<E, N>(x, rows, from, stage, index, tiles);
         }
     }
 }
 
 #[cube]
 fn copy_vector<E: Float, N: Size>(
-    source: &Tensor<Vector<E, N>>,
-    head: usize,
-    row_stride: usize,
+    x: &Tensor<Vector<E, N>>,
+    rows: &Rows,
     from: usize,
-    limit: usize,
     stage: &mut [Vector<E, N>],
     index: usize,
-    #[comptime] width: usize,
+    #[comptime] tiles: MatrixTiles,
 ) {
+    let width = comptime!(tiles.head_dim / VECTOR);
     let (row, column) = (index / width, index % width);
-    let at = head + min(from + row, limit - 1) * row_stride + column;
-    let to = row * comptime!(width + 1) + column;
-    copy_async(&source[at..at + 1], &mut stage[to..to + 1], 8u32);
+    let at = rows.head + min(from + row, rows.limit - 1) * rows.stride + column;
+    let to = row * comptime!(stride(tiles.head_dim)) + column;
+    copy_async(&x[at..at + 1], &mut stage[to..to + 1], 8u32);
 }
 
 /// Ends a group of copies.
