@@ -204,21 +204,24 @@ fn description_of_gpu(_: &Device) -> Option<(&'static str, String)> {
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn description_of_gpu(device: &Device) -> Option<(&'static str, String)> {
-    device.identity().map(|identity| (kind_of_gpu(device), identity.name))
+    let kind = kind_by_wgpu(device).unwrap_or("NVIDIA GPU");
+    device.identity().map(|identity| (kind, identity.name))
 }
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn kind_of_gpu(device: &Device) -> &'static str {
-    #[cfg(feature = "wgpu")]
-    match wgpu_kind(device) {
-        None => {}
-        Some(WgpuDeviceKind::DiscreteGpu(_)) => return "discrete GPU",
-        Some(WgpuDeviceKind::IntegratedGpu(_)) => return "integrated GPU",
-        Some(WgpuDeviceKind::VirtualGpu(_)) => return "virtual GPU",
-        Some(WgpuDeviceKind::Cpu) => return "CPU, as a GPU",
-        Some(_) => return "GPU",
-    }
-    "NVIDIA GPU"
+#[cfg(all(feature = "cuda", not(feature = "wgpu")))]
+fn kind_by_wgpu(_: &Device) -> Option<&'static str> {
+    None
+}
+
+#[cfg(feature = "wgpu")]
+fn kind_by_wgpu(device: &Device) -> Option<&'static str> {
+    wgpu_kind(device).map(|kind| match kind {
+        WgpuDeviceKind::DiscreteGpu(_) => "discrete GPU",
+        WgpuDeviceKind::IntegratedGpu(_) => "integrated GPU",
+        WgpuDeviceKind::VirtualGpu(_) => "virtual GPU",
+        WgpuDeviceKind::Cpu => "CPU, as a GPU",
+        _ => "GPU",
+    })
 }
 
 /// What wgpu says it is, if it is wgpu's.
