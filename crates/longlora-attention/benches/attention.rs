@@ -7,6 +7,8 @@
 //! Heads and kv heads, type, head_dim, tokens, times each is measured (the median counts). `benches/gpu_peer.py` prints the
 //! same of PyTorch. Rates count what a causal score needs: 4 · head_dim operations forward and 10 · head_dim backward.
 
+#![expect(clippy::print_stdout, reason = "lines of JSON are the result")]
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -15,6 +15,7 @@ pub enum InputsWait {
 }
 
 /// An input, or the way to it.
+#[expect(clippy::large_enum_variant, reason = "there is one per block, and its tensor is larger")]
 pub(crate) enum KeptInput {
     Here(Tensor<3>),
     Leaving(JoinHandle<TensorData>, Device),

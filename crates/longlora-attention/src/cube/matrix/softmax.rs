@@ -92,7 +92,7 @@ pub(super) fn weigh(
             #[unroll]
             for d in 0..entries {
                 let sums = acc.index_mut(comptime!(block * entries + d));
-                sums[half] = sums[half] * Pair::<f32>::new(shrunk);
+                sums[half] *= Pair::<f32>::new(shrunk);
             }
         }
     }
