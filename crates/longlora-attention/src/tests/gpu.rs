@@ -9,8 +9,9 @@ use super::catalogue::{catalogue, half_heads, rows};
 use crate::backend::AttentionBackend;
 use crate::{AttentionPattern, Layout, Segments, attention, attention_over_cache, reference};
 
-/// As of the CPU's: three times the largest error measured, 8e-7.
-const TOLERANCE: f64 = 2.5e-6;
+/// Three times the largest error measured, 2.8e-6 on Mesa's software renderer, of `dk` over 2,100 queries: a unit adds up one
+/// term after another, where the CPU's kernels add up lanes and parts, and are 8e-7 off.
+const TOLERANCE: f64 = 8.5e-6;
 
 #[test]
 fn single_precision_means_what_the_reference_says() {
