@@ -15,9 +15,8 @@ pub enum InputsWait {
 }
 
 /// An input, or the way to it.
-#[expect(clippy::large_enum_variant, reason = "there is one per block, and its tensor is larger")]
 pub(crate) enum KeptInput {
-    Here(Tensor<3>),
+    Here(Box<Tensor<3>>),
     Leaving(JoinHandle<TensorData>, Device),
     Coming(JoinHandle<Tensor<3>>),
 }
@@ -26,7 +25,7 @@ impl KeptInput {
     /// Begins to move it to where it is to wait; the device computes on meanwhile, because a thread has its own stream.
     pub(crate) fn new(input: Tensor<3>, wait: InputsWait) -> Self {
         match wait {
-            InputsWait::OnDevice => Self::Here(input),
+            InputsWait::OnDevice => Self::Here(Box::new(input)),
             InputsWait::InHostMemory => {
                 let device = input.device();
                 Self::Leaving(thread::spawn(move || input.into_data()), device)
@@ -49,7 +48,7 @@ impl KeptInput {
     /// Waits for it.
     pub(crate) fn into_tensor(self) -> Tensor<3> {
         match self.call_back() {
-            Self::Here(input) => input,
+            Self::Here(input) => *input,
             Self::Coming(coming) => joined(coming),
             Self::Leaving(..) => unreachable!("it was called back"),
         }
