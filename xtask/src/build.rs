@@ -56,8 +56,18 @@ impl Build {
 }
 
 /// `cargo xtask build`: the program for a device, and its path on standard output.
-#[expect(clippy::print_stdout, reason = "this is the result")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the result, and what is done for it"
+)]
 pub(crate) fn run(device: Device) -> anyhow::Result<ExitCode> {
+    if device.feature == Some("cuda") {
+        eprintln!(
+            "building for CUDA without LLVM: kernels are compiled by NVRTC when the program runs, so cubecl's other compiler \
+             is left out, and the linker is given stand-ins for it; nothing is fetched but crates"
+        );
+    }
     let sh = Shell::new()?;
     let workspace = Workspace::read(&sh)?;
     let program = Build::new(&sh, &workspace, device)?.program(&sh, &workspace)?;

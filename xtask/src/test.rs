@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 /// tests.
 const PACKAGES: [&str; 6] =
     ["-p", "longlora-attention", "-p", "longlora-kernels", "-p", "longlora"];
-/// Integration tests that take the device at hand: logits, losses, gradients and steps of PyTorch, causality, and the program
+/// Integration tests that take the device at hand: logits, losses and gradients of PyTorch, causality, and the program
 /// on that device. The others would take long on a software renderer.
 const ON_A_DEVICE: [&str; 4] = ["golden_tiny::", "golden_families::", "causality::", "devices::"];
 /// burn's name for the device that [`Device::default`] is.
