@@ -33,6 +33,7 @@ mod resume; // stopped, crashed and resumed runs end where an uninterrupted one 
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
 mod cli; // the program from outside: what the terminal shows, and the exit codes
+mod evaluating; // `eval` beside perplexity, and `compare`: what is asked, kept and gone on with
 mod bench; // `longlora bench`: the floor, and what is measured over it
 mod devices; // `--device` and `longlora devices`: what is refused, and with which words
 mod fetching; // `longlora fetch`, and models that it fetched

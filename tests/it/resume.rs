@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use burn::train::TrainStep;
+use longlora_adapters::AdapterConfig;
 use longlora_attention::AttentionPattern;
 use longlora_data::{BatchStream, Order, Windows};
 use longlora_llama::{
@@ -47,7 +48,7 @@ impl Place {
     fn config(&self) -> FinetuneConfig {
         let mut config = FinetuneConfig::longlora(self.model.clone(), self.path("data.json"), 160);
         config.seed = 21;
-        config.adapters.lora.as_mut().unwrap().dropout = 0.1;
+        adapters(&mut config).lora.as_mut().unwrap().dropout = 0.1;
         let training = &mut config.training;
         training.steps = 12;
         training.accumulation = 2;
@@ -82,6 +83,11 @@ impl Place {
 }
 
 const NEVER: u64 = 0;
+
+/// What the run attaches.
+fn adapters(config: &mut FinetuneConfig) -> &mut AdapterConfig {
+    config.adapters.as_mut().expect("something is attached")
+}
 
 /// The files of a folder, by name.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -131,15 +137,23 @@ fn check_with(change: impl Fn(&mut FinetuneConfig), meddle: impl Fn(&Path)) {
     assert!(matches!(outcome, Outcome::Stopped { step: 5 }));
     let (whole, broken) = (place.path("whole"), place.path("broken"));
     assert_eq!(metrics(&broken).len(), 5);
-    assert!(!broken.join("adapter").exists(), "an adapter that is not finished");
+    let unfinished = ["adapter", "model"].map(|name| broken.join(name).exists());
+    assert_eq!(unfinished, [false; 2], "a result that is not finished");
 
     meddle(&broken);
     let outcome = place.resume("broken").unwrap();
     assert!(matches!(outcome, Outcome::Finished(_)));
 
-    let adapter = ["adapter_config.json", "adapter_model.safetensors", "longlora.json"];
-    for name in adapter.iter().chain(&["rope_offsets.safetensors"]) {
-        let path = format!("adapter/{name}");
+    let result: &[&str] = match config.adapters {
+        Some(_) => &[
+            "adapter/adapter_config.json",
+            "adapter/adapter_model.safetensors",
+            "adapter/longlora.json",
+            "adapter/rope_offsets.safetensors",
+        ],
+        None => &["model/config.json", "model/model.safetensors"],
+    };
+    for path in result {
         assert!(read(&broken.join(&path)) == read(&whole.join(&path)), "`{path}` differs");
     }
     // Burn lays out `optimizer.bpk` in another order each time; that it was read shows in the weights after step 5.
@@ -162,14 +176,32 @@ fn a_run_with_magnitudes_ranks_of_their_own_and_an_untied_head_is_resumed_to_the
     let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
     let change = |config: &mut FinetuneConfig| {
         config.model.path = tied.path().to_owned();
-        config.adapters.head = true;
-        let lora = config.adapters.lora.as_mut().unwrap();
+        adapters(config).head = true;
+        let lora = adapters(config).lora.as_mut().unwrap();
         lora.use_dora = true;
         lora.use_rslora = true;
         lora.exclude_modules = vec!["layers.0.self_attn.k_proj".to_owned()];
         lora.rank_pattern = [("o_proj".to_owned(), 3)].into();
     };
     check_with(change, |_| {});
+}
+
+#[test]
+fn full_finetuning_is_resumed_to_the_bit_and_leaves_a_model() {
+    check_with(|config| config.adapters = None, |_| {});
+
+    let place = Place::new();
+    let config = FinetuneConfig { adapters: None, ..place.config() };
+    let Outcome::Finished(llama) = place.run("run", &config, NEVER).unwrap() else {
+        panic!("nobody asked it to stop")
+    };
+    let loaded = load_pretrained(&place.path("run/model"), &Device::default()).unwrap();
+    assert_eq!(loaded.config.rope, llama.config.rope);
+    let now = collect(&loaded, &Selection::Base);
+    assert_eq!(now, collect(&llama, &Selection::Base));
+    let base = load_pretrained(&place.model, &Device::default()).unwrap();
+    let base = collect(&base, &Selection::Base);
+    assert!(now.iter().all(|(name, tensor)| *tensor != base[name]), "a weight stood still");
 }
 
 /// The frozen base is no part of a checkpoint: it is read and rounded anew.
@@ -179,8 +211,8 @@ fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
     let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
     let change = |config: &mut FinetuneConfig| {
         config.model = ModelConfig { path: tied.path().to_owned(), weights: WeightStorage::Bf16 };
-        config.adapters.head = true;
-        config.adapters.lora.as_mut().unwrap().use_dora = true;
+        adapters(config).head = true;
+        adapters(config).lora.as_mut().unwrap().use_dora = true;
     };
     check_with(change, |_| {});
 }
@@ -195,7 +227,7 @@ fn a_table_trained_by_rows_ends_where_the_whole_table_does() {
         let documents: Vec<_> = (0..9).map(|n| tokens(150 + 31 * n, 40, n as u64)).collect();
         write_json(&place.path("data.json"), &json!(documents));
         let mut config = place.config();
-        config.adapters.lora.as_mut().unwrap().dropout = 0.0;
+        adapters(&mut config).lora.as_mut().unwrap().dropout = 0.0;
         config.data.held_out = HeldOut::Fraction(0.0);
         config.training.max_grad_norm = 0.0;
         config.training.weight_decay = weight_decay;
@@ -207,7 +239,7 @@ fn a_table_trained_by_rows_ends_where_the_whole_table_does() {
         assert_eq!(kept, [40, by_rows.config.hidden_size], "rows that never occurred are kept");
 
         let whole = trained_whole(&config, documents);
-        let selection = Selection::Adapter(config.adapters.clone());
+        let selection = config.selection();
         assert_eq!(collect(&by_rows, &selection), collect(&whole, &selection));
     }
 }
@@ -223,7 +255,7 @@ fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
     let order = Order::Shuffled { seed: config.seed };
     let stream = BatchStream::new(windows, order, training.batch_size, training.accumulation);
     let mut trainee = Trainee {
-        llama: llama.attach(&config.adapters, config.seed),
+        llama: config.trainable(llama),
         pattern: config.attention,
         max_grad_norm: None,
         execution: Execution::SMALLEST,
@@ -323,7 +355,7 @@ fn a_run_learns_and_leaves_the_frozen_weights_as_they_were() {
     // The folder holds the very model that training ended with, its stretched RoPE included.
     let loaded = load_pretrained(&golden("tiny/model"), &Device::default()).unwrap();
     let (loaded, adapters, facts) = load_adapter(loaded, &place.path("run/adapter")).unwrap();
-    assert_eq!(adapters, config.adapters);
+    assert_eq!(Some(&adapters), config.adapters.as_ref());
     assert_eq!(facts.unwrap().training_pattern, AttentionPattern::LONGLORA);
     assert_eq!(loaded.config.rope, llama.config.rope);
     assert_eq!(loaded.config.rope.max_position_embeddings, 160);
@@ -517,7 +549,7 @@ fn a_checkpoint_of_another_adapter_is_refused() {
     place.run("run", &config, 5).unwrap();
     let checkpoints = place.path("run/checkpoints");
     let llama = load_pretrained(&place.model, &Device::default().autodiff()).unwrap();
-    let mut other = config.adapters.clone();
+    let mut other = config.adapters.clone().unwrap();
     other.lora.as_mut().unwrap().rank = 4;
     let llama = llama.attach(&other, 0);
     let selection = Selection::Adapter(other);

@@ -76,7 +76,8 @@ enum Task {
 const PROGRAM_HELP: &str = "\
 Any other word is a command of `longlora`, which is built in release mode and run:
   finetune  Extend a model's context on your own documents
-  eval      Measure perplexity at every length
+  eval      Measure perplexity, retrieval, question answering, what the short context lost
+  compare   Train and measure several methods on your own documents, and recommend one
   generate  Continue a text
   chat      Talk to a model, line by line
   pretrain  Make a small model from nothing

@@ -34,6 +34,9 @@ pub enum Shift {
     HalfHeads,
     /// In every second layer, all heads (the paper's ablation; worse when inference attends in full).
     AlternateLayers,
+    /// None: groups by themselves, between which nothing passes ("short attention" in the paper's tables 1 and 6, which is
+    /// what the shift is compared with).
+    Unshifted,
 }
 
 /// Why a pattern cannot be used.
@@ -101,6 +104,7 @@ impl AttentionPattern {
             Self::Shifted { group_size, shift } => {
                 let still = Segments::grouped(layout, group_size, [false, false]);
                 match shift {
+                    Shift::Unshifted => AttentionPlan::same(still),
                     Shift::HalfHeads => {
                         AttentionPlan::same(Segments::grouped(layout, group_size, [false, true]))
                     }

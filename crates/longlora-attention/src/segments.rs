@@ -189,6 +189,16 @@ mod tests {
         assert_eq!(lengths(plan.layer(2).spans(0, 1, 2)), [4, 4]);
     }
 
+    #[test]
+    fn unshifted_groups_are_the_same_for_all_heads_and_layers() {
+        let group_size = GroupSize::Tokens(4);
+        let pattern = AttentionPattern::Shifted { group_size, shift: Shift::Unshifted };
+        let plan = pattern.plan(&Layout::dense(1, 8));
+        for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            assert_eq!(lengths(plan.layer(layer).spans(0, head, 2)), [4, 4]);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 

@@ -1,12 +1,14 @@
 use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::token_file::parse_tokens;
 use crate::{DataError, Tokenizer};
 
 /// One text that belongs together: a book, a chat, a line of a JSONL file.
@@ -54,7 +56,9 @@ impl Corpus {
     /// | --- | --- |
     /// | `.txt`, `.md` | one |
     /// | `.jsonl` | one per line, its field `text`; blank lines are skipped |
+    /// | `.jsonl.gz` | the same, compressed, as proof-pile comes |
     /// | `.json` | token ids: one in `[..]` or `{"ids": [..]}`, several in `[[..], ..]` |
+    /// | `.bin` | token ids: one, of 2 bytes each, as LongLoRA's files; of 4 bytes in `.uint32.bin` |
     ///
     /// Other files in a folder are ignored, empty documents are skipped. Symbolic links are
     /// followed, and what can be reached twice is read once.
@@ -68,11 +72,7 @@ impl Corpus {
             let bytes =
                 fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
             corpus.files.push(SourceFile::of(&path, &bytes));
-            let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
-                path: path.clone(),
-                offset: error.utf8_error().valid_up_to(),
-            })?;
-            let contents = format.parse(&path, text)?;
+            let contents = format.parse(&path, bytes)?;
             let documents = contents.into_iter().filter(|content| !content.is_blank());
             corpus
                 .documents
@@ -133,32 +133,56 @@ impl SourceFile {
 enum Format {
     Text,
     JsonLines,
-    TokenIds,
+    CompressedJsonLines,
+    TokenLists,
+    TokenFile,
 }
 
 impl Format {
     fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        if name.ends_with(".jsonl.gz") {
+            return Some(Self::CompressedJsonLines);
+        }
+        match Path::new(&name).extension()?.to_str()? {
             "txt" | "md" => Some(Self::Text),
             "jsonl" => Some(Self::JsonLines),
-            "json" => Some(Self::TokenIds),
+            "json" => Some(Self::TokenLists),
+            "bin" => Some(Self::TokenFile),
             _ => None,
         }
     }
 
-    fn parse(self, path: &Path, mut text: String) -> Result<Vec<Content>, DataError> {
-        // Windows editors begin a file with a byte order mark; it is no part of the text.
-        if text.starts_with('\u{feff}') {
-            text.remove(0);
-        }
+    fn parse(self, path: &Path, bytes: Vec<u8>) -> Result<Vec<Content>, DataError> {
         match self {
-            Self::Text => Ok(vec![Content::Text(text)]),
-            Self::JsonLines => parse_lines(path, &text),
-            Self::TokenIds => parse_token_ids(&text)
+            Self::Text => Ok(vec![Content::Text(utf8(path, bytes)?)]),
+            Self::JsonLines => parse_lines(path, &utf8(path, bytes)?),
+            Self::CompressedJsonLines => parse_lines(path, &utf8(path, decompress(path, &bytes)?)?),
+            Self::TokenLists => parse_token_ids(&utf8(path, bytes)?)
                 .map(|documents| documents.into_iter().map(Content::Tokens).collect())
                 .map_err(|source| DataError::BadTokenIds { path: path.into(), source }),
+            Self::TokenFile => Ok(vec![Content::Tokens(parse_tokens(path, &bytes)?)]),
         }
     }
+}
+
+fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
+    let mut text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
+        path: path.into(),
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    // Windows editors begin a file with a byte order mark; it is no part of the text.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
+    let mut text = Vec::new();
+    let read = MultiGzDecoder::new(bytes).read_to_end(&mut text);
+    read.map_err(|source| DataError::BadGzip { path: path.into(), source })?;
+    Ok(text)
 }
 
 fn parse_lines(path: &Path, text: &str) -> Result<Vec<Content>, DataError> {

@@ -39,13 +39,17 @@ pub enum DataError {
         source: io::Error,
     },
     /// A file whose extension says nothing about its content.
-    #[error("`{path}` is of no known format; give a .txt, .md, .jsonl or .json file, or a folder")]
+    #[error(
+        "`{path}` is of no known format; give a .txt, .md, .jsonl, .jsonl.gz, .json or .bin file, or a folder"
+    )]
     UnknownFormat {
         /// The file.
         path: PathBuf,
     },
     /// A folder without a single file of a known format.
-    #[error("`{path}` holds no .txt, .md, .jsonl or .json file; put the documents below it")]
+    #[error(
+        "`{path}` holds no .txt, .md, .jsonl, .jsonl.gz, .json or .bin file; put the documents below it"
+    )]
     NothingReadable {
         /// The folder.
         path: PathBuf,
@@ -75,6 +79,35 @@ pub enum DataError {
         path: PathBuf,
         /// What the parser said.
         source: serde_json::Error,
+    },
+    /// A compressed file that cannot be unpacked.
+    #[error("`{path}` cannot be unpacked; it may be cut short, fetch it again")]
+    BadGzip {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor said.
+        source: io::Error,
+    },
+    /// A token file that ends inside a token.
+    #[error(
+        "`{path}` has `{bytes}` bytes, which are no tokens of `{token_bytes}` bytes; it may be cut short or of \
+         another width, which its name says: .bin has 2 bytes, .uint32.bin 4"
+    )]
+    TornTokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// Of each token.
+        token_bytes: usize,
+    },
+    /// A token that 2 bytes cannot hold.
+    #[error("`{path}` has 2 bytes per token, too few for token `{token}`; name it .uint32.bin")]
+    WideToken {
+        /// The file.
+        path: PathBuf,
+        /// The token's id.
+        token: u32,
     },
     /// Every document is empty.
     #[error("`{path}` holds no text, only blanks; give documents with text in them")]

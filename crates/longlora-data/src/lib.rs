@@ -58,6 +58,7 @@
 
 mod error;
 mod document;
+mod token_file;
 mod tokenizer;
 mod decode_stream;
 mod bpe;
@@ -87,5 +88,6 @@ pub use gguf_metadata::gguf_metadata;
 pub use gguf_tokenizer::save_gguf_tokenizer;
 pub use order::Order;
 pub use stream::BatchStream;
+pub use token_file::{TokenWidth, write_token_file};
 pub use tokenizer::{SpecialToken, SpecialTokens, Tokenizer};
 pub use window::{Window, Windows};

@@ -1,6 +1,10 @@
 //! What can be wrong with a request to measure.
 
+use std::io;
+use std::path::PathBuf;
+
 use longlora_attention::PatternError;
+use longlora_data::DataError;
 
 /// Why a model cannot be measured, or two measurements not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -86,5 +90,192 @@ pub enum EvalError {
         a: String,
         /// SHA-256 of the windows of the second.
         b: String,
+    },
+    /// A question cannot be turned into tokens, or an answer into text.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A question that the model cannot read as a whole.
+    #[error(
+        "question `{id}` of {task} has `{tokens}` tokens with its answer, and the model reaches `{room}`; \
+         ask for shorter lengths, or stretch the model with --rope-scaling"
+    )]
+    LongQuestion {
+        /// The task.
+        task: String,
+        /// The question.
+        id: String,
+        /// Tokens of question and answer.
+        tokens: usize,
+        /// Tokens that the model reaches.
+        room: usize,
+    },
+    /// A token that the model does not know.
+    #[error(
+        "question `{id}` of {task} has token `{token}`, but the model's vocabulary ends before `{vocab_size}`; \
+         use the tokenizer that belongs to the model"
+    )]
+    UnknownTokenInQuestion {
+        /// The task.
+        task: String,
+        /// The question.
+        id: String,
+        /// The token's id.
+        token: u32,
+        /// Entries of the model's vocabulary.
+        vocab_size: usize,
+    },
+    /// A file of answers cannot be read or written.
+    #[error(
+        "`{path}` cannot be read or written; check its folder, or name another file with --results"
+    )]
+    ResultsFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file of answers that is something else.
+    #[error("`{path}` line `{line}` is no answer ({problem}); name another file with --results")]
+    BadResults {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the parser said.
+        problem: String,
+    },
+    /// A context in which there is no room for the question.
+    #[error("`{length}` tokens have no room for a question of {task}; ask for longer ones")]
+    ShortContext {
+        /// The task.
+        task: String,
+        /// The context length.
+        length: usize,
+    },
+    /// Documents that do not fill the context.
+    #[error(
+        "with all of the documents a question of {task} has `{tokens}` tokens, not `{length}`; \
+         give longer documents, or ask for shorter lengths"
+    )]
+    ShortHaystack {
+        /// The task.
+        task: String,
+        /// Tokens of the question with everything that there is.
+        tokens: usize,
+        /// The context length.
+        length: usize,
+    },
+    /// A depth outside the text.
+    #[error("a depth of `{depth}` is nowhere in a text; use numbers from 0 to 1")]
+    BadDepth {
+        /// The depth.
+        depth: f64,
+    },
+    /// A task that hides needles in texts, and no text.
+    #[error("{task} hides its needles in texts, and these have no words; give others with --data")]
+    NoEssays {
+        /// The task.
+        task: String,
+    },
+    /// A task that takes its questions from a file, and no question.
+    #[error(
+        "{task} takes its questions and documents from a file, and there are none; \
+         give one with --qa-data (SQuAD, HotpotQA or JSONL), or leave {task} out"
+    )]
+    NoQaItems {
+        /// The task.
+        task: String,
+    },
+    /// A file of questions that cannot be read.
+    #[error("`{path}` cannot be read; check the path, or name another file with --qa-data")]
+    QaFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file of questions that is something else.
+    #[error(
+        "`{path}` line `{line}` is no question ({source}); give SQuAD's or HotpotQA's JSON, \
+         or lines with `question`, `answers` and `context`"
+    )]
+    BadQaFile {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A file of questions, none of which can be judged.
+    #[error("`{path}` has no question with an answer; name another file with --qa-data")]
+    EmptyQaFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of a dataset cannot be read.
+    #[error("`{path}` cannot be read; check the path and that the file is in UTF-8")]
+    DatasetFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file that is not as its dataset's are.
+    #[error(
+        "`{path}` line `{line}` is not of {dataset} ({problem}); use the dataset's public files as they are"
+    )]
+    BadDataset {
+        /// The dataset.
+        dataset: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A task of LongBench in Chinese.
+    #[error(
+        "`{path}` line `{line}` is of `{task}`, which is in Chinese and would need a Chinese word segmenter; \
+         use the tasks in English and code"
+    )]
+    ChineseTask {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// The task.
+        task: String,
+    },
+    /// A task that LongBench does not have.
+    #[error(
+        "`{path}` line `{line}` is of `{task}`, which is no task of LongBench; use the public files of its first \
+         version"
+    )]
+    UnknownLongBenchTask {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What the file calls it.
+        task: String,
+    },
+    /// A story of NarrativeQA that was not fetched.
+    #[error(
+        "the story `{path}` is missing or empty; run NarrativeQA's download_stories.sh, \
+         or leave the story's questions out of `qaps.csv`"
+    )]
+    NoStory {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A set of NarrativeQA without questions.
+    #[error("`{path}` has no questions of the set `{set}`; ask for `train`, `valid` or `test`")]
+    EmptySet {
+        /// The file of questions.
+        path: PathBuf,
+        /// The set.
+        set: String,
     },
 }

@@ -6,6 +6,14 @@
 //!                                    PerplexityTable ◄─ Measurement ─► paired_difference
 //! ```
 //!
+//! Perplexity is not all that a model can do: an [`exam`] asks it to find and use what stands far back.
+//!
+//! ```text
+//! passkey, needle, RULER, LongBench ─► Question ─► Prompter ─► Llama ─► Answer ─► HeatMap, RulerScores, …
+//!                                                                        │
+//!                                                      Results, a file that only grows
+//! ```
+//!
 //! A [`Protocol`] decides which predictions count. «Perplexity at 8,192 tokens» means little without it: for the same
 //! model and text, windows side by side and a sliding window give different numbers.
 //!
@@ -18,15 +26,51 @@
 //! ```
 
 mod error;
+mod bootstrap;
 mod protocol;
 mod perplexity;
+mod position_bins;
 mod measurement;
+mod divergence;
+mod retention;
 mod table;
+mod question;
+mod scoring;
+mod metrics;
+mod prompter;
+mod exam;
+mod results;
+mod heat_map;
+mod fit;
+mod sentences;
+mod passkey;
+mod needle;
+mod ruler;
+mod longbench;
+mod report;
 #[cfg(test)]
 mod golden;
 
+pub use bootstrap::{Interval, bootstrap};
+pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
+pub use exam::exam;
+pub use heat_map::{HeatCell, HeatMap};
+pub use longbench::{
+    LongBenchItem, LongBenchKind, LongBenchTask, longbench_questions, read_longbench,
+    read_narrativeqa, read_qasper,
+};
 pub use measurement::{Difference, Measurement, Stretch, paired_difference};
+pub use needle::{NeedleConfig, NeedleKind, needle_questions};
+pub use passkey::{PasskeyProtocol, passkey_questions};
 pub use perplexity::{PerplexityConfig, perplexity};
+pub use position_bins::PositionBin;
+pub use prompter::Prompter;
 pub use protocol::Protocol;
+pub use question::{Answer, Question};
+pub use report::{Cost, LossCurve, Report, ReportError, ReportTable};
+pub use results::Results;
+pub use retention::Retention;
+pub use ruler::{QaItem, RulerConfig, RulerScores, RulerTask, read_qa_items, ruler_questions};
+pub use scoring::Scoring;
 pub use table::PerplexityTable;

@@ -1,8 +1,16 @@
 //! A number about a model, with what is needed to judge it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::EvalError;
+use crate::bootstrap::{Interval, bootstrap};
+use crate::{EvalError, PositionBin};
+
+/// Documents from which on they are the pieces of evidence, and not their stretches.
+const ENOUGH_DOCUMENTS: usize = 10;
+/// Of the bootstrap: the same measurements have the same interval.
+const SEED: u64 = 0;
 
 /// Perplexity of a model over some windows of text, as sums: they can be added, means cannot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +37,9 @@ pub struct Measurement {
     pub windows_sha256: String,
     /// The scored tokens by where they stand, in the order of the text.
     pub stretches: Vec<Stretch>,
+    /// The scored tokens by how many stand before them in their window.
+    #[serde(default)]
+    pub positions: Vec<PositionBin>,
 }
 
 /// The scored tokens of one stretch of text: one piece of evidence.
@@ -58,6 +69,9 @@ pub struct Difference {
     pub nll: f64,
     /// Standard error of `nll`; `None` with fewer than two stretches.
     pub standard_error: Option<f64>,
+    /// 95 % interval of `nll` by the paired bootstrap, over documents if there are at least 10 of them, over stretches
+    /// otherwise; `None` with fewer than two.
+    pub interval: Option<Interval>,
 }
 
 impl Measurement {
@@ -72,7 +86,45 @@ impl Measurement {
         let sums: Vec<_> =
             stretches.iter().map(|stretch| (stretch.tokens, stretch.nll_sum)).collect();
         let nll_standard_error = standard_error(&sums);
-        Self { length, windows, tokens, nll_sum, nll_standard_error, windows_sha256, stretches }
+        let positions = vec![];
+        Self {
+            length,
+            windows,
+            tokens,
+            nll_sum,
+            nll_standard_error,
+            windows_sha256,
+            stretches,
+            positions,
+        }
+    }
+
+    /// The mean over models that were measured on the same windows, as those of several seeds: each stretch has the mean of
+    /// their sums. Its standard error is that of the text; how far the models are apart it does not say.
+    ///
+    /// # Errors
+    /// [`EvalError::OtherWindows`], unless all measured the same tokens in the same windows.
+    ///
+    /// # Panics
+    /// If there is no measurement.
+    pub fn average(measurements: &[Self]) -> Result<Self, EvalError> {
+        let first = measurements.first().expect("needs at least one measurement");
+        for other in measurements {
+            paired_difference(first, other)?;
+        }
+        let count = measurements.len() as f64;
+        let mean = |sums: &dyn Fn(&Self) -> f64| measurements.iter().map(sums).sum::<f64>() / count;
+        let mut stretches = first.stretches.clone();
+        for (index, stretch) in stretches.iter_mut().enumerate() {
+            stretch.nll_sum = mean(&|one| one.stretches[index].nll_sum);
+        }
+        let mut positions = first.positions.clone();
+        for (index, bin) in positions.iter_mut().enumerate() {
+            bin.nll_sum = mean(&|one| one.positions[index].nll_sum);
+        }
+        let windows_sha256 = first.windows_sha256.clone();
+        let average = Self::new(first.length, first.windows, windows_sha256, stretches);
+        Ok(Self { positions, ..average })
     }
 
     /// Mean negative log-likelihood, in nats per scored token.
@@ -103,13 +155,29 @@ pub fn paired_difference(a: &Measurement, b: &Measurement) -> Result<Difference,
         let (a, b) = (a.windows_sha256.clone(), b.windows_sha256.clone());
         return Err(EvalError::OtherWindows { a, b });
     }
-    let differences: Vec<_> = a
-        .stretches
-        .iter()
-        .zip(&b.stretches)
-        .map(|(of_a, of_b)| (of_a.tokens, of_a.nll_sum - of_b.nll_sum))
-        .collect();
-    Ok(Difference { nll: mean(&differences), standard_error: standard_error(&differences) })
+    let pairs = a.stretches.iter().zip(&b.stretches);
+    let by_document: Vec<_> =
+        pairs.map(|(a, b)| (a.document, (a.tokens, a.nll_sum - b.nll_sum))).collect();
+    let differences: Vec<_> = by_document.iter().map(|(_, difference)| *difference).collect();
+    Ok(Difference {
+        nll: mean(&differences),
+        standard_error: standard_error(&differences),
+        interval: bootstrap(&pieces(&by_document), SEED),
+    })
+}
+
+/// Documents, if there are enough of them to draw from; else their stretches.
+fn pieces(stretches: &[(usize, (usize, f64))]) -> Vec<(f64, f64)> {
+    let mut documents: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for &(document, (tokens, sum)) in stretches {
+        let (all_tokens, all_sums) = documents.entry(document).or_default();
+        *all_tokens += tokens as f64;
+        *all_sums += sum;
+    }
+    if documents.len() >= ENOUGH_DOCUMENTS {
+        return documents.into_values().collect();
+    }
+    stretches.iter().map(|&(_, (tokens, sum))| (tokens as f64, sum)).collect()
 }
 
 /// Mean per token of clusters of `(tokens, sum)`.
@@ -119,7 +187,7 @@ fn mean(clusters: &[(usize, f64)]) -> f64 {
 }
 
 /// Standard error of [`mean`]; see [`Measurement::nll_standard_error`].
-fn standard_error(clusters: &[(usize, f64)]) -> Option<f64> {
+pub(crate) fn standard_error(clusters: &[(usize, f64)]) -> Option<f64> {
     if clusters.len() < 2 {
         return None;
     }
@@ -185,13 +253,25 @@ mod tests {
         let a = measurement("same", &[(4, 5.0), (4, 20.0), (2, 8.5)]);
         let b = measurement("same", &[(4, 4.0), (4, 19.0), (2, 8.0)]);
 
-        let Difference { nll, standard_error } = paired_difference(&a, &b).unwrap();
+        let Difference { nll, standard_error, .. } = paired_difference(&a, &b).unwrap();
         assert_close(nll, 0.25);
         assert!(standard_error.unwrap() < 1e-12);
         assert!(a.nll_standard_error.unwrap() > 0.5);
         let turned = paired_difference(&b, &a).unwrap();
         assert_close(turned.nll, -0.25);
         assert_close((a.perplexity() / b.perplexity()).ln(), nll);
+    }
+
+    #[test]
+    fn several_models_are_averaged_stretch_by_stretch() {
+        let (a, b) = (
+            measurement("same", &[(4, 4.0), (2, 3.0)]),
+            measurement("same", &[(4, 8.0), (2, 3.5)]),
+        );
+        let average = Measurement::average(&[a.clone(), b]).unwrap();
+        assert_eq!(average, measurement("same", &[(4, 6.0), (2, 3.25)]));
+        assert_eq!(Measurement::average(std::slice::from_ref(&a)).unwrap(), a);
+        assert!(Measurement::average(&[a, measurement("other", &[(4, 4.0)])]).is_err());
     }
 
     #[test]

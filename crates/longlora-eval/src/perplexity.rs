@@ -8,6 +8,7 @@ use longlora_llama::Llama;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::position_bins::PositionTally;
 use crate::protocol::Span;
 use crate::{EvalError, Measurement, Protocol, Stretch};
 
@@ -44,7 +45,7 @@ impl PerplexityConfig {
     /// All windows, document by document.
     ///
     /// At least one document has to fill a window: a perplexity «at 8,192 tokens» of shorter texts would be none.
-    fn spans(&self, documents: &[&[u32]]) -> Result<Vec<Span>, EvalError> {
+    pub(crate) fn spans(&self, documents: &[&[u32]]) -> Result<Vec<Span>, EvalError> {
         let length = self.length;
         let longest = documents.iter().map(|document| document.len()).max().unwrap_or(0);
         if longest < length {
@@ -88,7 +89,7 @@ pub fn perplexity(
 }
 
 /// The first `max_tokens` tokens of all documents together.
-fn front<'a>(documents: &'a [Vec<u32>], max_tokens: usize) -> Vec<&'a [u32]> {
+pub(crate) fn front<'a>(documents: &'a [Vec<u32>], max_tokens: usize) -> Vec<&'a [u32]> {
     let mut left = max_tokens;
     let take = |document: &'a Vec<u32>| {
         let taken = document.len().min(left);
@@ -98,7 +99,7 @@ fn front<'a>(documents: &'a [Vec<u32>], max_tokens: usize) -> Vec<&'a [u32]> {
     documents.iter().map(take).collect()
 }
 
-fn check_vocabulary(documents: &[&[u32]], vocab_size: usize) -> Result<(), EvalError> {
+pub(crate) fn check_vocabulary(documents: &[&[u32]], vocab_size: usize) -> Result<(), EvalError> {
     for (document, tokens) in documents.iter().enumerate() {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(EvalError::UnknownToken { document, token, vocab_size });
@@ -136,6 +137,7 @@ struct Tally {
     hash: Sha256,
     /// Keys are documents and where in them a stretch begins; values are scored tokens and their sum.
     sums: BTreeMap<(usize, usize), (usize, f64)>,
+    positions: PositionTally,
 }
 
 impl Tally {
@@ -146,6 +148,7 @@ impl Tally {
             windows: 0,
             hash: Sha256::new(),
             sums: BTreeMap::new(),
+            positions: PositionTally::new(config.length),
         }
     }
 
@@ -162,6 +165,7 @@ impl Tally {
             *sum += f64::from(nll);
         }
         self.windows += 1;
+        self.positions.add(tokens.len() - nll.len(), nll);
         let Span { document, start, end, unscored } = *span;
         for number in [document, start, end, unscored] {
             self.hash.update((number as u64).to_le_bytes());
@@ -175,7 +179,8 @@ impl Tally {
         let stretch =
             |((document, start), (tokens, nll_sum))| Stretch { document, start, tokens, nll_sum };
         let stretches = self.sums.into_iter().map(stretch).collect();
-        Measurement::new(self.length, self.windows, sha256, stretches)
+        let positions = self.positions.finish();
+        Measurement { positions, ..Measurement::new(self.length, self.windows, sha256, stretches) }
     }
 }
 

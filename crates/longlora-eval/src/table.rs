@@ -82,12 +82,12 @@ impl PerplexityTable {
         table.to_string()
     }
 
-    fn head(&self) -> Vec<String> {
+    pub(crate) fn head(&self) -> Vec<String> {
         let lengths = self.lengths().into_iter().map(|length| length.to_string());
         std::iter::once(TITLE.to_owned()).chain(lengths).collect()
     }
 
-    fn body(&self) -> impl Iterator<Item = Vec<String>> {
+    pub(crate) fn body(&self) -> impl Iterator<Item = Vec<String>> {
         let lengths = self.lengths();
         self.rows.iter().map(move |row| {
             let cells = lengths.iter().map(|length| cell(row.cells.get(length)));

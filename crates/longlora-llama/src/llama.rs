@@ -100,7 +100,7 @@ impl Llama {
     ///
     /// # Shapes
     /// - `hidden`: `[tokens, hidden_size]`; result: `[tokens, vocab_size]`
-    pub(crate) fn scores(&self, hidden: Tensor<2>) -> Tensor<2> {
+    pub fn scores(&self, hidden: Tensor<2>) -> Tensor<2> {
         linear(hidden, self.head())
     }
 

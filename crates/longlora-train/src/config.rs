@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use longlora_adapters::{AdapterConfig, RopeKind};
 use longlora_attention::AttentionPattern;
 use longlora_data::Order;
-use longlora_llama::WeightStorage;
+use longlora_llama::{Llama, Selection, WeightStorage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -27,8 +27,10 @@ pub struct FinetuneConfig {
     pub attention: AttentionPattern,
     /// What is learned from.
     pub data: DataConfig,
-    /// What is trained.
-    pub adapters: AdapterConfig,
+    /// What is attached and trained; absent: nothing is attached, and every weight of the model is trained, which is full
+    /// fine-tuning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<AdapterConfig>,
     /// How.
     pub training: TrainingConfig,
 }
@@ -188,7 +190,7 @@ impl FinetuneConfig {
                 order: WindowOrder::Shuffled,
                 held_out: HeldOut::Fraction(0.05),
             },
-            adapters: AdapterConfig::longlora(),
+            adapters: Some(AdapterConfig::longlora()),
             training: TrainingConfig::default(),
         }
     }
@@ -270,8 +272,24 @@ impl FinetuneConfig {
             });
         }
         self.attention.validate(self.context.length)?;
-        self.adapters.validate()?;
+        self.adapters.as_ref().map_or(Ok(()), AdapterConfig::validate)?;
         self.training.validate()
+    }
+
+    /// The parameters that are trained.
+    pub fn selection(&self) -> Selection {
+        match &self.adapters {
+            Some(adapters) => Selection::Adapter(adapters.clone()),
+            None => Selection::Base,
+        }
+    }
+
+    /// The model with what is trained attached, or with all of its weights to be trained.
+    pub fn trainable(&self, base: Llama) -> Llama {
+        match &self.adapters {
+            Some(adapters) => base.attach(adapters, self.seed),
+            None => base.train_all(),
+        }
     }
 
     pub(crate) fn order(&self) -> Order {

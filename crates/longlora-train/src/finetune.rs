@@ -1,9 +1,11 @@
 //! The recipe: the whole run, in reading order.
 
-use burn::tensor::Device;
-use longlora_adapters::{RopeConfig, RopeKind, RopeScaling};
-use longlora_data::{BatchStream, Corpus, Tokenizer, Windows};
-use longlora_llama::{AdapterFacts, Llama, Selection, load_pretrained_as, save_adapter};
+use burn::tensor::{DType, Device};
+use longlora_adapters::{AdapterConfig, RopeConfig, RopeKind, RopeScaling};
+use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
+use longlora_llama::{
+    AdapterFacts, Llama, MAX_SHARD_BYTES, load_pretrained_as, save_adapter, save_pretrained,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FinetuneConfig, HeldOut};
@@ -30,7 +32,7 @@ pub fn finetune(
     config.validate()?;
     let config = &config.clone().absolute()?;
     run.write("config.toml", &config.to_toml())?;
-    let llama = extended_model(config, device)?.attach(&config.adapters, config.seed);
+    let llama = config.trainable(extended_model(config, device)?);
     let (windows, manifest) = training_windows(config, &llama)?;
     run.write_manifest(&manifest)?;
     let start = Checkpoint { step: 0, tokens: 0 };
@@ -50,11 +52,11 @@ pub fn resume(
 ) -> Result<Outcome, TrainError> {
     let config = FinetuneConfig::read(&run.config())?;
     config.validate()?;
-    let llama = extended_model(&config, device)?.attach(&config.adapters, config.seed);
+    let llama = config.trainable(extended_model(&config, device)?);
     let (windows, manifest) = training_windows(&config, &llama)?;
     refuse_other_data(run, &manifest)?;
-    let selection = Selection::Adapter(config.adapters.clone());
-    let state = Checkpoint::load(&run.checkpoints(), llama, &selection, &config.training)?;
+    let checkpoints = run.checkpoints();
+    let state = Checkpoint::load(&checkpoints, llama, &config.selection(), &config.training)?;
     go_on(&config, run, windows, state, stop, report)
 }
 
@@ -67,7 +69,7 @@ fn go_on(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let training = &config.training;
-    let selection = Selection::Adapter(config.adapters.clone());
+    let selection = config.selection();
     let plan = MemoryPlan::new(&llama, &selection, training, config.context.length);
     report(Event::Planned(&plan));
     let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);
@@ -93,24 +95,50 @@ fn go_on(
     };
     let outcome = session.run(stop, report)?;
     if let Outcome::Finished(llama) = &outcome {
-        let facts = AdapterFacts {
-            longlora_version: env!("CARGO_PKG_VERSION").to_owned(),
-            context_length: config.context.length,
-            training_pattern: config.attention,
-            rope: llama.config.rope.clone(),
-            rope_offset: config.adapters.rope_offset,
-        };
-        let base = config.model.path.display().to_string();
-        save_adapter(llama, &config.adapters, &facts, &base, &run.adapter())?;
+        match &config.adapters {
+            Some(adapters) => write_adapter(llama, adapters, config, run)?,
+            None => write_model(llama, config, run)?,
+        }
     }
     Ok(outcome)
+}
+
+fn write_adapter(
+    llama: &Llama,
+    adapters: &AdapterConfig,
+    config: &FinetuneConfig,
+    run: &RunFolder,
+) -> Result<(), TrainError> {
+    let facts = AdapterFacts {
+        longlora_version: env!("CARGO_PKG_VERSION").to_owned(),
+        context_length: config.context.length,
+        training_pattern: config.attention,
+        rope: llama.config.rope.clone(),
+        rope_offset: adapters.rope_offset,
+    };
+    let base = config.model.path.display().to_string();
+    Ok(save_adapter(llama, adapters, &facts, &base, &run.adapter())?)
+}
+
+/// A model of its own: every weight is another one.
+fn write_model(llama: &Llama, config: &FinetuneConfig, run: &RunFolder) -> Result<(), TrainError> {
+    let (from, model) = (&config.model.path, run.model());
+    save_pretrained(llama, &model, DType::F32, MAX_SHARD_BYTES)?;
+    if from.is_dir() {
+        copy_companions(from, &model, config.context.length)?;
+    } else {
+        Tokenizer::read(from)?.save(&model.join("tokenizer.json"))?;
+    }
+    Ok(())
 }
 
 /// The base model on the autodiff device, its position embedding stretched.
 fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, TrainError> {
     let model = &config.model;
     let mut llama = load_pretrained_as(&model.path, model.weights, &device.clone().autodiff())?;
-    llama.config.check_adapters(&config.adapters)?;
+    if let Some(adapters) = &config.adapters {
+        llama.config.check_adapters(adapters)?;
+    }
     let context = &config.context;
     llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);
     llama.config.rope.validate()?;

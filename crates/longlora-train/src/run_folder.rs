@@ -133,9 +133,14 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
-    /// Where the result is.
+    /// Where the result is, if something was attached.
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
+    }
+
+    /// Where the result is, if every weight was trained.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model")
     }
 
     /// Writes a file of the run, whole or not at all.

@@ -1,14 +1,12 @@
 //! The table at the end of a run: what training was worth.
 
-use std::path::Path;
-
 use anyhow::Result;
 use burn::tensor::Device;
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
 use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, paired_difference};
 use longlora_llama::{Llama, LlamaConfig};
-use longlora_train::FinetuneConfig;
+use longlora_train::{FinetuneConfig, RunFolder};
 
 use crate::model::load_stretched;
 use crate::perplexity::measure;
@@ -29,7 +27,7 @@ impl Comparison {
     /// Measures the untouched model, its untrained extensions, and the fine-tuned model, all on held-out text.
     pub(crate) fn measure(
         config: &FinetuneConfig,
-        adapter: &Path,
+        run: &RunFolder,
         documents: &[Vec<u32>],
         lengths: &[usize],
         device: &Device,
@@ -45,16 +43,15 @@ impl Comparison {
             Ok(())
         };
         let model = &config.model;
-        let load =
-            |stretch, adapter| load_stretched(&model.path, model.weights, stretch, device, adapter);
+        let load = |stretch| load_stretched(&model.path, model.weights, stretch, device, None);
         let full = AttentionPattern::Full;
-        row(BASE, &load(None, None)?, full)?;
+        row(BASE, &load(None)?, full)?;
         // A model that reaches so far by itself has nothing to stretch.
         if longest > LlamaConfig::read(&config.model.path)?.rope.max_position_embeddings {
-            row(LINEAR, &load(Some((RopeKind::Linear, longest)), None)?, full)?;
-            row(YARN, &load(Some((RopeKind::Yarn, longest)), None)?, full)?;
+            row(LINEAR, &load(Some((RopeKind::Linear, longest)))?, full)?;
+            row(YARN, &load(Some((RopeKind::Yarn, longest)))?, full)?;
         }
-        let fine_tuned = load(None, Some(adapter))?;
+        let fine_tuned = load_finetuned(config, run, device)?;
         row(FULL, &fine_tuned, full)?;
         if config.attention != full {
             row(SPARSE, &fine_tuned, config.attention)?;
@@ -98,6 +95,19 @@ impl Comparison {
             ));
         }
         Ok(findings)
+    }
+}
+
+/// The result of a run: the base with its adapter, or a model of its own.
+pub(crate) fn load_finetuned(
+    config: &FinetuneConfig,
+    run: &RunFolder,
+    device: &Device,
+) -> Result<Llama> {
+    let (base, weights) = (&config.model.path, config.model.weights);
+    match config.adapters {
+        Some(_) => load_stretched(base, weights, None, device, Some(&run.adapter())),
+        None => load_stretched(&run.model(), weights, None, device, None),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use longlora_train::{FinetuneConfig, RunFolder};
+use longlora_train::FinetuneConfig;
 
 const CONFIG: &str = include_str!("../../../assets/finetune.toml");
 
@@ -49,10 +49,10 @@ pub(crate) fn config(run: &Path) -> Result<FinetuneConfig> {
     Ok(config.relative_to(run))
 }
 
-/// Puts the embedded model and text into the run folder, so that the run can be repeated from there.
-pub(crate) fn unpack(run: &RunFolder) -> Result<()> {
+/// Puts the embedded model and text into `folder`, the `embedded` of a run, so that it can be repeated from there.
+pub(crate) fn unpack(folder: &Path) -> Result<()> {
     for (name, contents) in FILES {
-        let path = run.path().join("embedded").join(name);
+        let path = folder.join(name);
         let folder = path.parent().expect("every name has a folder");
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create `{}`", folder.display()))?;

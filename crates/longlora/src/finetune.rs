@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use longlora_adapters::{
     AdapterConfig, LoraConfig, RopeGranularity, RopeKind, RopeOffsetConfig, TargetModule,
 };
-use longlora_llama::{LlamaConfig, Selection, Trainable, count_trainable};
+use longlora_llama::{LlamaConfig, Trainable, count_trainable};
 use longlora_train::{
     Event, FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents,
     resume,
@@ -84,6 +84,20 @@ pub(crate) struct Finetune {
     held_out: HeldOutArgs,
 }
 
+/// Everything that says what is attached.
+const ADAPTER_OPTIONS: [&str; 10] = [
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target",
+    "use_rslora",
+    "use_dora",
+    "train_norm",
+    "train_embed",
+    "train_head",
+    "rope_offset",
+];
+
 #[derive(Args)]
 struct ContextArgs {
     /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3
@@ -95,6 +109,9 @@ struct ContextArgs {
 
 #[derive(Args)]
 struct AdapterArgs {
+    /// Attach nothing, and train every weight: full fine-tuning. The result is a model, in the folder `model` of the run
+    #[arg(long, conflicts_with_all = ADAPTER_OPTIONS)]
+    full: bool,
     /// Rank of the low-rank updates
     #[arg(long, value_name = "RANK", visible_alias = "lora-r")]
     lora_rank: Option<usize>,
@@ -225,7 +242,7 @@ impl Finetune {
 
     fn unpack(&self, run: &RunFolder) -> Result<()> {
         let embedded = self.config.is_none() && self.model.is_none();
-        if embedded { embedded::unpack(run) } else { Ok(()) }
+        if embedded { embedded::unpack(&run.path().join("embedded")) } else { Ok(()) }
     }
 
     fn train_and_measure(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
@@ -243,9 +260,7 @@ impl Finetune {
         let table = self.held_out.plan(config, &base)?;
         let trainable = self.announce(config, &base, run, &device);
         match (self.train(config, run, &device)?, table) {
-            (Outcome::Finished(_), None) => {
-                say(&format!("the adapter is in {}", run.adapter().display()));
-            }
+            (Outcome::Finished(_), None) => say(&result_of(config, run)),
             (Outcome::Finished(_), Some(table)) => {
                 let place = format!("{} ({})", self.device, description(&device).1);
                 finish(config, run, &table, &trainable, (&device, &place))?;
@@ -298,8 +313,8 @@ impl Finetune {
         run: &RunFolder,
         device: &Device,
     ) -> Trainable {
-        let llama = base.init(device).attach(&config.adapters, config.seed);
-        let trainable = count_trainable(&llama, &Selection::Adapter(config.adapters.clone()));
+        let llama = config.trainable(base.init(device));
+        let trainable = count_trainable(&llama, &config.selection());
         let (from, to) = (base.rope.original_context(), config.context.length);
         let model = config.model.path.display();
         say(&if to > from {
@@ -369,8 +384,7 @@ fn finish(
     trainable: &Trainable,
     (device, place): (&Device, &str),
 ) -> Result<()> {
-    let adapter = run.adapter();
-    let comparison = Comparison::measure(config, &adapter, documents, lengths, device)?;
+    let comparison = Comparison::measure(config, run, documents, lengths, device)?;
     let findings = comparison.findings()?;
     print(&comparison.table.to_text());
     for finding in &findings {
@@ -388,12 +402,28 @@ fn finish(
         findings.iter().map(|finding| format!("- {finding}\n")).collect::<String>(),
     );
     run.write("report.md", &report)?;
-    say(&format!("the adapter is in {}, the report in report.md beside it", adapter.display()));
+    say(&format!("{}, the report in report.md beside it", result_of(config, run)));
     Ok(())
 }
 
+/// Where the result is.
+fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
+    match config.adapters {
+        Some(_) => format!("the adapter is in {}", run.adapter().display()),
+        None => format!("the model is in {}", run.model().display()),
+    }
+}
+
 impl AdapterArgs {
-    fn apply(&self, config: &mut AdapterConfig) {
+    fn apply(&self, adapters: &mut Option<AdapterConfig>) {
+        if self.full {
+            *adapters = None;
+            return;
+        }
+        if adapters.is_none() && !self.asks_for_any() {
+            return;
+        }
+        let config = adapters.get_or_insert_with(AdapterConfig::longlora);
         if self.asks_for_lora() {
             config.lora.get_or_insert_with(LoraConfig::default);
         }
@@ -422,6 +452,15 @@ impl AdapterArgs {
 }
 
 impl AdapterArgs {
+    /// A file that trains every weight stays so, unless an option says otherwise.
+    fn asks_for_any(&self) -> bool {
+        self.asks_for_lora()
+            || self.train_norm.is_some()
+            || self.train_embed.is_some()
+            || self.train_head.is_some()
+            || self.rope_offset.is_some()
+    }
+
     /// A file without LoRA stays without it, unless an option says otherwise.
     fn asks_for_lora(&self) -> bool {
         self.lora_rank.is_some()

@@ -12,6 +12,17 @@ mod embedded;
 mod finetune;
 mod comparison;
 mod perplexity;
+mod fingerprint;
+mod exam;
+mod heat;
+mod texts;
+mod passkey;
+mod needle;
+mod ruler;
+mod longbench;
+mod retention;
+mod prepare;
+mod compare;
 mod stop_strings;
 mod writing;
 mod generate;
@@ -39,7 +50,8 @@ struct Cli {
 enum Command {
     Finetune(Box<finetune::Finetune>),
     #[command(subcommand)]
-    Eval(Eval),
+    Eval(Box<Eval>),
+    Compare(Box<compare::Compare>),
     Generate(Box<generate::Generate>),
     Chat(Box<chat::Chat>),
     Export(export::Export),
@@ -54,6 +66,28 @@ enum Command {
 #[derive(Subcommand)]
 enum Eval {
     Perplexity(perplexity::Perplexity),
+    Passkey(passkey::Passkey),
+    Needle(needle::Needle),
+    Ruler(ruler::Ruler),
+    Qa(longbench::Qa),
+    Summarize(longbench::Summarize),
+    Retention(retention::RetentionCheck),
+    Prepare(prepare::Prepare),
+}
+
+impl Eval {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Perplexity(command) => command.run(),
+            Self::Passkey(command) => command.run(),
+            Self::Needle(command) => command.run(),
+            Self::Ruler(command) => command.run(),
+            Self::Qa(command) => command.run(),
+            Self::Summarize(command) => command.run(),
+            Self::Retention(command) => command.run(),
+            Self::Prepare(command) => command.run(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -68,7 +102,8 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Finetune(command) => command.run(),
-        Command::Eval(Eval::Perplexity(command)) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Compare(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Chat(command) => command.run(),
         Command::Export(command) => command.run(),

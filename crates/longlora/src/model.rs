@@ -94,6 +94,18 @@ impl ModelArgs {
         load_stretched(&model, weights, stretch, &device, self.adapter.as_deref())
     }
 
+    /// The model as it was before the adapter.
+    pub(crate) fn load_base(&self, weights: WeightStorage) -> Result<Llama> {
+        let device = self.device.open()?;
+        refuse_unsupported(weights, &device)?;
+        load_stretched(&model_folder(&self.model)?, weights, None, &device, None)
+    }
+
+    /// The adapter's folder.
+    pub(crate) fn adapter(&self) -> Option<&Path> {
+        self.adapter.as_deref()
+    }
+
     /// Where the base model lies.
     pub(crate) fn folder(&self) -> Result<PathBuf> {
         model_folder(&self.model)

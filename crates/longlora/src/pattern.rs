@@ -40,6 +40,8 @@ enum ShiftKind {
     HalfHeads,
     /// In every second layer, all heads
     AlternateLayers,
+    /// None: nothing passes between groups
+    Unshifted,
 }
 
 impl PatternArgs {
@@ -84,6 +86,7 @@ impl PatternArgs {
             None => {}
             Some(ShiftKind::HalfHeads) => shift = Shift::HalfHeads,
             Some(ShiftKind::AlternateLayers) => shift = Shift::AlternateLayers,
+            Some(ShiftKind::Unshifted) => shift = Shift::Unshifted,
         }
         AttentionPattern::Shifted { group_size, shift }
     }

@@ -2,18 +2,25 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets};
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
 use longlora_data::Corpus;
-use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, perplexity};
+use longlora_eval::{
+    Divergence, Measurement, PerplexityConfig, PerplexityTable, PositionBin, Protocol, divergence,
+    perplexity,
+};
 use longlora_llama::Llama;
 
 use crate::model::{ModelArgs, WeightKind};
 use crate::pattern::PatternArgs;
 use crate::print;
 use crate::progress::Progress;
+
+/// How a table names the model.
+const MODEL: &str = "model";
 
 /// Perplexity of a model on your documents, at one or several context lengths, with its standard error.
 ///
@@ -25,7 +32,8 @@ pub(crate) struct Perplexity {
     /// How the matrices of the model are kept: bf16 takes half the memory of f32
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
-    /// What to measure on: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
+    /// What to measure on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of
+    /// them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas
@@ -46,6 +54,13 @@ pub(crate) struct Perplexity {
     rope_scaling: Option<RopeKind>,
     #[command(flatten)]
     pattern: PatternArgs,
+    /// Show the loss by position in the window, too: what is gained by a longer context
+    #[arg(long)]
+    by_position: bool,
+    /// Compare the predictions under the attention pattern with those under full attention, too, by their
+    /// Kullback-Leibler divergence
+    #[arg(long)]
+    divergence: bool,
     /// Print the measurements as JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -63,12 +78,17 @@ impl Perplexity {
     pub(crate) fn run(self) -> Result<()> {
         let longest = self.lengths.iter().copied().max().unwrap_or_default();
         let pattern = self.pattern.over(AttentionPattern::Full)?;
+        ensure!(
+            !self.divergence || pattern != AttentionPattern::Full,
+            "--divergence compares a pattern with full attention; name one with --attention"
+        );
         let stretch = self.rope_scaling.map(|kind| (kind, longest));
         let llama = self.model.load(self.weights.into(), stretch)?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;
         let mut table = PerplexityTable::new();
+        let mut divergences = vec![];
         for &length in &self.lengths {
             let config = PerplexityConfig {
                 length,
@@ -76,13 +96,33 @@ impl Perplexity {
                 pattern,
                 max_tokens: self.max_tokens,
             };
-            measure(&mut table, "model", &llama, &documents, &config)?;
+            measure(&mut table, MODEL, &llama, &documents, &config)?;
+            if self.divergence {
+                divergences.push(diverge(&llama, &documents, &config)?);
+            }
         }
+        self.show(&table, &divergences)
+    }
+
+    fn show(&self, table: &PerplexityTable, divergences: &[Divergence]) -> Result<()> {
         if self.json {
-            print(&serde_json::to_string_pretty(&table)?);
-        } else {
-            print(&table.to_text());
+            let mut json = serde_json::to_value(table)?;
+            if self.divergence {
+                json["divergences"] = serde_json::to_value(divergences)?;
+            }
+            print(&serde_json::to_string_pretty(&json)?);
+            return Ok(());
         }
+        print(&table.to_text());
+        if self.by_position {
+            for length in table.lengths() {
+                table
+                    .get(MODEL, length)
+                    .into_iter()
+                    .for_each(|measured| print(&positions(measured)));
+            }
+        }
+        divergences.iter().for_each(|divergence| print(&in_words(divergence)));
         Ok(())
     }
 
@@ -94,6 +134,45 @@ impl Perplexity {
             }
         }
     }
+}
+
+fn diverge(llama: &Llama, documents: &[Vec<u32>], config: &PerplexityConfig) -> Result<Divergence> {
+    let mut progress = Progress::new();
+    let what = format!("divergence, {} tokens", config.length);
+    let mut show = |done, all| progress.part(&what, done, all);
+    let divergence = divergence(llama, documents, config, &mut show)?;
+    progress.finish();
+    Ok(divergence)
+}
+
+fn in_words(divergence: &Divergence) -> String {
+    let error = divergence.divergence_standard_error;
+    format!(
+        "at {} tokens the predictions diverge from those under full attention by {:.5}{} nats per token; {:.1} % have the \
+         same likeliest token",
+        divergence.length,
+        divergence.divergence,
+        error.map_or(String::new(), |error| format!(" ± {error:.5}")),
+        100.0 * divergence.same_choice
+    )
+}
+
+/// Loss by position, for a terminal.
+fn positions(measured: &Measurement) -> String {
+    let mut table = Table::new();
+    let row = |bin: &PositionBin| {
+        let error = bin.nll_standard_error.map_or(String::new(), |error| format!(" ± {error:.3}"));
+        let tokens = format!("{} to {}", bin.start, bin.end - 1);
+        [tokens, bin.tokens.to_string(), format!("{:.3}{error}", bin.nll())]
+    };
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header([&format!("tokens before, of {}", measured.length), "scored", "nats ± SE"])
+        .add_rows(measured.positions.iter().map(row));
+    for column in table.column_iter_mut() {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
 }
 
 /// Measures one model at one length, and shows how far it is.

@@ -59,7 +59,8 @@ fn pattern_of_any_length() -> BoxedStrategy<AttentionPattern> {
 fn shifted(
     group_size: impl Strategy<Value = GroupSize> + 'static,
 ) -> BoxedStrategy<AttentionPattern> {
-    let shift = prop_oneof![Just(Shift::HalfHeads), Just(Shift::AlternateLayers)];
+    let shift =
+        prop_oneof![Just(Shift::HalfHeads), Just(Shift::AlternateLayers), Just(Shift::Unshifted)];
     (group_size, shift)
         .prop_map(|(group_size, shift)| AttentionPattern::Shifted { group_size, shift })
         .boxed()

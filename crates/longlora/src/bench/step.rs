@@ -151,5 +151,5 @@ fn config(
     let mut config = FinetuneConfig::longlora(model.to_owned(), data.to_owned(), tokens);
     config.data.order = WindowOrder::Sequential;
     config.data.held_out = HeldOut::Fraction(0.0);
-    FinetuneConfig { attention, adapters: adapters(), training, ..config }
+    FinetuneConfig { attention, adapters: Some(adapters()), training, ..config }
 }

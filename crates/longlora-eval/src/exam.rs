@@ -1,0 +1,122 @@
+//! Asking a model.
+
+use std::ops::ControlFlow;
+
+use longlora_llama::{GenerateOptions, Llama};
+use sha2::{Digest, Sha256};
+
+use crate::{Answer, EvalError, Prompter, Question, Results};
+
+/// Asks a model every question that `results` has no answer to yet, and returns all answers, in the order of the
+/// questions.
+///
+/// Answers are greedy, and each is on the disk before the next question is asked. `model` tells models apart: answers
+/// of one are never taken for another's. `progress` is told, after each, how many are answered, and of how many.
+///
+/// # Errors
+/// [`EvalError`], if a question cannot be turned into tokens, does not fit into the model's context, has a token that
+/// the model does not know, or an answer cannot be written.
+///
+/// # Panics
+/// If the model is on an autodiff device.
+pub fn exam(
+    llama: &Llama,
+    model: &str,
+    prompter: &Prompter,
+    questions: &[Question],
+    results: &mut Results,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Answer>, EvalError> {
+    assert!(!llama.device().is_autodiff(), "needs a model without autodiff; take `valid()` of it");
+    let mut answers = Vec::with_capacity(questions.len());
+    for question in questions {
+        let prompt = prompter.prompt(&question.text, &question.opening)?;
+        let key = key(model, &prompt, question);
+        let answer = match results.get(&key) {
+            Some(answer) => answer.clone(),
+            None => {
+                check(llama, &prompt, question)?;
+                let answer = ask(llama, prompter, &prompt, question, key)?;
+                results.append(&answer)?;
+                answer
+            }
+        };
+        answers.push(answer);
+        progress(answers.len(), questions.len());
+    }
+    Ok(answers)
+}
+
+/// What an answer depends on, hashed.
+fn key(model: &str, prompt: &[u32], question: &Question) -> String {
+    let mut hash = Sha256::new();
+    let scoring = serde_json::to_string(&question.scoring).expect("it is plain data");
+    let Question { task, id, max_new_tokens, answers, .. } = question;
+    for part in [model, task, id, &scoring, &max_new_tokens.to_string()] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    for answer in answers {
+        hash.update((answer.len() as u64).to_le_bytes());
+        hash.update(answer);
+    }
+    prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check(llama: &Llama, prompt: &[u32], question: &Question) -> Result<(), EvalError> {
+    let (tokens, room) =
+        (prompt.len() + question.max_new_tokens, llama.config.rope.max_position_embeddings);
+    let named = || (question.task.clone(), question.id.clone());
+    if tokens > room {
+        let (task, id) = named();
+        return Err(EvalError::LongQuestion { task, id, tokens, room });
+    }
+    let vocab_size = llama.config.vocab_size;
+    match prompt.iter().find(|&&token| token as usize >= vocab_size) {
+        None => Ok(()),
+        Some(&token) => {
+            let (task, id) = named();
+            Err(EvalError::UnknownTokenInQuestion { task, id, token, vocab_size })
+        }
+    }
+}
+
+fn ask(
+    llama: &Llama,
+    prompter: &Prompter,
+    prompt: &[u32],
+    question: &Question,
+    key: String,
+) -> Result<Answer, EvalError> {
+    let options =
+        GenerateOptions { max_new_tokens: question.max_new_tokens, ..GenerateOptions::default() };
+    let generated = llama.generate(prompt, &options, |_| ControlFlow::Continue(()));
+    let output = continuation(prompter, prompt, &generated.ids)?;
+    Ok(Answer {
+        key,
+        task: question.task.clone(),
+        id: question.id.clone(),
+        length: question.length,
+        depth: question.depth,
+        prompt_tokens: prompt.len(),
+        score: question.scoring.score(&output, &question.answers),
+        output,
+        answers: question.answers.clone(),
+    })
+}
+
+/// The text of new tokens. They are decoded after the prompt's last ones: by themselves, some tokenizers lose the space
+/// before the first.
+fn continuation(prompter: &Prompter, prompt: &[u32], new: &[u32]) -> Result<String, EvalError> {
+    let tokenizer = prompter.tokenizer();
+    let mut stream = tokenizer.decode_stream();
+    for &id in &prompt[prompt.len().saturating_sub(8)..] {
+        stream.push(id)?;
+    }
+    let mut output = String::new();
+    for &id in new {
+        output += &stream.push(id)?;
+    }
+    Ok(output + &stream.finish())
+}

@@ -1,0 +1,122 @@
+//! LongBench's own files.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{LongBenchItem, LongBenchTask};
+use crate::EvalError;
+
+const CHINESE: [&str; 5] = ["multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh"];
+
+/// A line of a file.
+#[derive(Deserialize)]
+struct Line {
+    input: String,
+    context: String,
+    answers: Vec<String>,
+    dataset: String,
+    all_classes: Option<Vec<String>>,
+    #[serde(rename = "_id")]
+    id: String,
+}
+
+/// Reads a file of LongBench or LongBench-E: a JSON object in each line, of whatever tasks.
+///
+/// # Errors
+/// [`EvalError`], if the file cannot be read, a line is none of LongBench, or of a Chinese task.
+pub fn read_longbench(path: &Path) -> Result<Vec<LongBenchItem>, EvalError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| EvalError::DatasetFile { path: path.to_owned(), source })?;
+    let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(index, line)| item(path, index + 1, line)).collect()
+}
+
+fn item(path: &Path, number: usize, line: &str) -> Result<LongBenchItem, EvalError> {
+    let bad = |problem: String| EvalError::BadDataset {
+        dataset: "LongBench",
+        path: path.to_owned(),
+        line: number,
+        problem,
+    };
+    let line: Line = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+    let Some(task) = LongBenchTask::named(&line.dataset) else {
+        let (path, task) = (path.to_owned(), line.dataset);
+        return Err(match CHINESE.contains(&task.as_str()) {
+            true => EvalError::ChineseTask { path, line: number, task },
+            false => EvalError::UnknownLongBenchTask { path, line: number, task },
+        });
+    };
+    let all_classes = line.all_classes.unwrap_or_default();
+    if task.has_classes() && all_classes.is_empty() {
+        return Err(bad(format!("`all_classes` is empty, and `{}` is to choose", task.name)));
+    }
+    Ok(LongBenchItem {
+        task,
+        id: line.id,
+        input: line.input,
+        context: line.context.into(),
+        answers: line.answers,
+        all_classes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QMSUM: &str = r#"{"input": "What of the mill?", "context": "A: Sell it.", "answers": ["Sell"], "length": 8,
+        "dataset": "qmsum", "language": "en", "all_classes": null, "_id": "a1"}"#;
+    const TREC: &str = r#"{"input": "Where?", "context": "When?\nDate", "answers": ["City"], "length": 4,
+        "dataset": "trec_e", "language": "en", "all_classes": ["City", "Date"], "_id": "b2"}"#;
+
+    fn read(lines: &[&str]) -> Result<Vec<LongBenchItem>, EvalError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.jsonl");
+        let lines: Vec<_> = lines.iter().map(|line| line.replace('\n', "")).collect();
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        read_longbench(&path)
+    }
+
+    #[track_caller]
+    fn check_error(line: &str, parts: &[&str]) {
+        let error = read(&[QMSUM, line]).unwrap_err().to_string();
+        for part in ["test.jsonl", "line `2`"].iter().chain(parts) {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_an_item() {
+        let items = read(&[QMSUM, "", TREC]).unwrap();
+        let expected = LongBenchItem {
+            task: LongBenchTask::named("qmsum").unwrap(),
+            id: "a1".to_owned(),
+            input: "What of the mill?".to_owned(),
+            context: "A: Sell it.".into(),
+            answers: vec!["Sell".to_owned()],
+            all_classes: vec![],
+        };
+        assert_eq!(items[0], expected);
+        assert_eq!((items[1].task.name, &*items[1].context), ("trec", "When?\nDate"));
+        assert_eq!(items[1].all_classes, ["City", "Date"]);
+    }
+
+    #[test]
+    fn chinese_tasks_are_refused() {
+        for task in CHINESE {
+            check_error(&QMSUM.replace("qmsum", task), &[&format!("`{task}`"), "segmenter"]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_item_is_an_error() {
+        check_error(&QMSUM.replace("qmsum", "quality"), &["`quality`"]);
+        check_error(&QMSUM.replace("\"_id\"", "\"id\""), &["_id", "LongBench"]);
+        check_error("{", &["LongBench"]);
+        check_error(&TREC.replace(r#"["City", "Date"]"#, "null"), &["`all_classes`", "`trec`"]);
+        let error = read_longbench(Path::new("nowhere/lcc.jsonl")).unwrap_err().to_string();
+        assert!(error.contains("nowhere/lcc.jsonl"), "{error}");
+    }
+}

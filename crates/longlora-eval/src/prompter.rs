@@ -1,0 +1,54 @@
+//! From a question to the tokens that a model reads.
+
+use longlora_data::{ChatTemplate, Message, Tokenizer};
+
+use crate::{EvalError, Question};
+
+/// Turns questions into tokens, as a text to continue or as a chat.
+#[derive(Debug, Clone)]
+pub struct Prompter {
+    tokenizer: Tokenizer,
+    /// `None` for a model that continues texts.
+    chat: Option<ChatTemplate>,
+}
+
+impl Prompter {
+    /// For questions as plain text: what a base model is asked with.
+    pub fn text(tokenizer: Tokenizer) -> Self {
+        Self { tokenizer, chat: None }
+    }
+
+    /// For questions as a user's turn.
+    pub fn chat(tokenizer: Tokenizer, template: ChatTemplate) -> Self {
+        Self { tokenizer, chat: Some(template) }
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What the model reads: the text, and how its answer begins.
+    ///
+    /// # Errors
+    /// Those of the tokenizer and of the chat template.
+    pub fn prompt(&self, text: &str, opening: &str) -> Result<Vec<u32>, EvalError> {
+        Ok(match &self.chat {
+            None => self.tokenizer.encode(&format!("{text}{opening}"))?,
+            Some(template) => {
+                let turn = template.render(&[Message::new("user", text)], true)?;
+                // The turn ends where an answer begins, so that a space in between would be one too many.
+                self.tokenizer.encode_rendered(&(turn + opening.trim_start()))?
+            }
+        })
+    }
+
+    /// Tokens that the question takes, with room for its answer.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn tokens(&self, question: &Question) -> Result<usize, EvalError> {
+        let read = self.prompt(&question.text, &question.opening)?.len();
+        Ok(read + question.max_new_tokens)
+    }
+}

@@ -1,0 +1,72 @@
+//! How an answer is judged.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics;
+
+/// How an answer is judged, from 0 to 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scoring {
+    /// It is the right one, but for space around it. LongLoRA's passkey, which compares tokens.
+    Exact,
+    /// Its first number is the right one. Landmark's passkey.
+    FirstNumber,
+    /// The share of the right words that it has somewhere, in whatever case. RULER's `string_match_all`.
+    AllOf,
+    /// It has one of the right words somewhere, in whatever case. RULER's `string_match_part`.
+    AnyOf,
+    /// F1 of its words, without case, punctuation and articles: SQuAD's, LongBench's `qa_f1_score`.
+    TokenF1,
+    /// ROUGE-L's F-measure, LongBench's `rouge_score`.
+    RougeL,
+    /// It names the right one of these classes, and no other. LongBench's `classification_score`.
+    Class(Vec<String>),
+    /// The share of its numbers that are the right paragraph's. LongBench's `retrieval_score`.
+    Paragraph,
+    /// The share of its numbers that are the right one. LongBench's `count_score`.
+    Count,
+    /// How alike its first line of code and the right one are. LongBench's `code_sim_score`.
+    CodeLine,
+    /// As another one, its first line alone.
+    FirstLine(Box<Scoring>),
+}
+
+impl Scoring {
+    /// The score of `output`, from 0 to 1. With several right answers it is the best one that counts, but for
+    /// [`AllOf`](Self::AllOf).
+    pub fn score(&self, output: &str, answers: &[String]) -> f64 {
+        let best = |score: &dyn Fn(&str) -> f64| {
+            answers.iter().map(|answer| score(answer)).fold(0.0, f64::max)
+        };
+        let holds = |condition: bool| f64::from(u8::from(condition));
+        match self {
+            Self::Exact => best(&|answer| holds(output.trim() == answer.trim())),
+            Self::FirstNumber => {
+                let number = metrics::numbers(output).next();
+                best(&|answer| holds(number.is_some_and(|number| same_number(number, answer))))
+            }
+            Self::AllOf => {
+                let found = answers.iter().filter(|answer| metrics::contains(output, answer));
+                found.count() as f64 / answers.len().max(1) as f64
+            }
+            Self::AnyOf => best(&|answer| holds(metrics::contains(output, answer))),
+            Self::TokenF1 => best(&|answer| metrics::token_f1(output, answer)),
+            Self::RougeL => best(&|answer| metrics::rouge_l(output, answer)),
+            Self::Class(classes) => best(&|answer| metrics::class(output, answer, classes)),
+            Self::Paragraph => best(&|answer| metrics::paragraph(output, answer)),
+            Self::Count => best(&|answer| metrics::count(output, answer)),
+            Self::CodeLine => best(&|answer| metrics::code_line(output, answer)),
+            Self::FirstLine(scoring) => {
+                let line = output.trim_start_matches('\n').split('\n').next().unwrap_or_default();
+                scoring.score(line, answers)
+            }
+        }
+    }
+}
+
+/// Whether both are the same number, leading zeros aside.
+fn same_number(number: &str, answer: &str) -> bool {
+    let bare = |digits: &str| digits.trim().trim_start_matches('0').to_owned();
+    bare(number) == bare(answer)
+}

@@ -1,0 +1,93 @@
+//! The text of a comparison: tokenized and parted once, so that every method learns from the same and is measured on the
+//! same.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use longlora_data::{Corpus, Tokenizer};
+use longlora_llama::write_atomically;
+use longlora_train::{FinetuneConfig, HeldOut};
+use sha2::{Digest, Sha256};
+
+/// What is learned from, and what is measured on.
+pub(super) struct Text {
+    /// Token ids to train on, as a file.
+    pub(super) train: PathBuf,
+    /// SHA-256 of that file.
+    pub(super) train_sha256: String,
+    /// What is measured on.
+    pub(super) held_out: Vec<Vec<u32>>,
+    /// SHA-256 of it.
+    pub(super) held_out_sha256: String,
+}
+
+impl Text {
+    /// Reads the text that `config` names, and leaves what is trained on in `folder`; `tokens` are measured on at most, an
+    /// equal share from the start of each document.
+    pub(super) fn read(config: &FinetuneConfig, folder: &Path, tokens: usize) -> Result<Self> {
+        let mut train = tokenize(&config.data.path, &config.model.path)?;
+        let mut held_out = match &config.data.held_out {
+            HeldOut::Path(path) => tokenize(path, &config.model.path)?,
+            HeldOut::Fraction(fraction) => part(&mut train, *fraction),
+        };
+        let each = tokens / held_out.len().max(1);
+        held_out.iter_mut().for_each(|document| document.truncate(each));
+        let longest = held_out.iter().map(Vec::len).max().unwrap_or_default();
+        let length = config.context.length;
+        ensure!(
+            longest >= length,
+            "the longest held-out document has `{longest}` tokens, and `{length}` are measured; give longer text with \
+             --eval-data, or raise --eval-tokens"
+        );
+        let json = serde_json::to_vec(&train)?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create `{}`", folder.display()))?;
+        let path = folder.join("train.json");
+        write_atomically(&path, &json)?;
+        let held_out_sha256 = sha256(&serde_json::to_vec(&held_out)?);
+        Ok(Self { train: path, train_sha256: sha256(&json), held_out, held_out_sha256 })
+    }
+}
+
+fn tokenize(data: &Path, model: &Path) -> Result<Vec<Vec<u32>>> {
+    let corpus = Corpus::read(data)?;
+    let tokenizer = corpus.has_text().then(|| Tokenizer::read(model)).transpose()?;
+    Ok(corpus.tokenize(tokenizer.as_ref())?)
+}
+
+/// Takes this share of the tokens from the end; a document is cut where it has to be.
+fn part(documents: &mut Vec<Vec<u32>>, fraction: f64) -> Vec<Vec<u32>> {
+    let all: usize = documents.iter().map(Vec::len).sum();
+    let mut left = (fraction * all as f64).round() as usize;
+    let mut taken = vec![];
+    while left > 0
+        && let Some(document) = documents.last_mut()
+    {
+        let end = document.split_off(document.len().saturating_sub(left));
+        left -= end.len();
+        taken.push(end);
+        if documents.last().is_some_and(Vec::is_empty) {
+            documents.pop();
+        }
+    }
+    taken.reverse();
+    taken
+}
+
+/// In hexadecimal.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_held_out_and_nothing_is_in_both() {
+        let mut documents = vec![vec![1, 2, 3, 4], vec![5, 6], vec![7, 8]];
+        assert_eq!(part(&mut documents, 3.0 / 8.0), [vec![6], vec![7, 8]]);
+        assert_eq!(documents, [vec![1, 2, 3, 4], vec![5]]);
+        assert_eq!(part(&mut documents, 0.0), Vec::<Vec<u32>>::new());
+    }
+}

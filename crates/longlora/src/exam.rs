@@ -1,0 +1,134 @@
+//! Questions to a model, from the command line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use longlora_adapters::RopeKind;
+use longlora_data::ChatTemplate;
+use longlora_eval::{Answer, Prompter, Question, Results, exam};
+use longlora_llama::Llama;
+
+use crate::fingerprint::fingerprint;
+use crate::model::{ModelArgs, WeightKind};
+use crate::progress::Progress;
+use crate::say;
+
+/// Where answers go, unless another file is named.
+const RESULTS: &str = "results";
+
+/// A model that is asked, and how.
+#[derive(Args)]
+pub(crate) struct ExamArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
+    /// Stretch the model to the longest length by this RoPE scaling, without training
+    #[arg(long, value_name = "SCALING", conflicts_with = "adapter")]
+    rope_scaling: Option<RopeKind>,
+    /// Ask as a user in a chat, by the model's chat template, instead of as a text to continue
+    #[arg(long)]
+    chat: bool,
+    /// File that each answer is added to; what stands in it is not asked again [default: results/TASK.jsonl]
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// Print scores and answers as JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Every draw follows from it
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+impl ExamArgs {
+    /// Turns questions into what the model reads.
+    pub(crate) fn prompter(&self) -> Result<Prompter> {
+        if self.chat { self.chat_prompter() } else { self.text_prompter() }
+    }
+
+    /// As a text to continue.
+    pub(crate) fn text_prompter(&self) -> Result<Prompter> {
+        Ok(Prompter::text(self.model.tokenizer()?))
+    }
+
+    fn chat_prompter(&self) -> Result<Prompter> {
+        let (tokenizer, folder) = (self.model.tokenizer()?, self.model.folder()?);
+        let template = ChatTemplate::read(&folder, &tokenizer)?.with_context(|| {
+            format!("`{}` has no chat template; leave --chat out", folder.display())
+        })?;
+        Ok(Prompter::chat(tokenizer, template))
+    }
+
+    pub(crate) fn is_chat(&self) -> bool {
+        self.chat
+    }
+
+    /// The model, stretched to `longest` tokens if it was asked for. Merged: an update of low rank costs little in
+    /// training, and two products per layer and token here.
+    pub(crate) fn load(&self, longest: usize) -> Result<Examinee> {
+        let stretch = self.rope_scaling.map(|kind| (kind, longest));
+        let llama = self.model.load(self.weights.into(), stretch)?.merge();
+        Ok(Examinee { llama, key: self.key(stretch)? })
+    }
+
+    fn key(&self, stretch: Option<(RopeKind, usize)>) -> Result<String> {
+        let folder = self.model.folder()?;
+        let paths = [Some(folder.as_path()), self.model.adapter()];
+        let paths: Vec<&Path> = paths.into_iter().flatten().collect();
+        let stretch =
+            stretch.map(|(kind, length)| format!("{kind:?} {length}")).unwrap_or_default();
+        fingerprint(&paths, &format!("{stretch}\n{:?}", self.weights))
+    }
+
+    /// Opens the file of answers of a task.
+    pub(crate) fn results(&self, task: &str) -> Result<Results> {
+        let default = || Path::new(RESULTS).join(format!("{task}.jsonl"));
+        Ok(Results::open(&self.results.clone().unwrap_or_else(default))?)
+    }
+
+    /// Asks everything, and shows how far it is.
+    pub(crate) fn ask(
+        &self,
+        task: &str,
+        prompter: &Prompter,
+        questions: &[Question],
+    ) -> Result<Vec<Answer>> {
+        ensure!(
+            !questions.is_empty(),
+            "there is nothing to ask; give more lengths, depths or trials"
+        );
+        let mut longest = 0;
+        for question in questions {
+            longest = longest.max(question.length).max(prompter.tokens(question)?);
+        }
+        let mut results = self.results(task)?;
+        let examinee = self.load(longest)?;
+        examinee.ask(task, prompter, questions, &mut results)
+    }
+}
+
+/// A model that is asked.
+pub(crate) struct Examinee {
+    pub(crate) llama: Llama,
+    /// Tells it from others.
+    pub(crate) key: String,
+}
+
+impl Examinee {
+    pub(crate) fn ask(
+        &self,
+        task: &str,
+        prompter: &Prompter,
+        questions: &[Question],
+        results: &mut Results,
+    ) -> Result<Vec<Answer>> {
+        let mut progress = Progress::new();
+        let mut show = |done, all| progress.part(task, done, all);
+        let answers = exam(&self.llama, &self.key, prompter, questions, results, &mut show)?;
+        progress.finish();
+        say(&format!("every answer is in {}", results.path().display()));
+        Ok(answers)
+    }
+}

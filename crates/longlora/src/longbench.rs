@@ -1,0 +1,161 @@
+//! `longlora eval qa` and `longlora eval summarize`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use longlora_eval::{
+    Answer, Interval, LongBenchItem, LongBenchKind, bootstrap, longbench_questions, read_longbench,
+    read_narrativeqa, read_qasper,
+};
+use serde_json::json;
+
+use crate::exam::ExamArgs;
+use crate::print;
+
+/// Questions about long texts: LongBench's tasks that are no summaries, QASPER and NarrativeQA.
+///
+/// With LongBench's prompts, a cut in the middle where a text is too long, and its metrics: F1 of words, accuracy, edit
+/// similarity of code.
+#[derive(Args)]
+pub(crate) struct Qa {
+    #[command(flatten)]
+    data: LongBenchArgs,
+}
+
+/// Summaries of long texts: LongBench's gov_report, qmsum and multi_news, by ROUGE-L.
+#[derive(Args)]
+pub(crate) struct Summarize {
+    #[command(flatten)]
+    data: LongBenchArgs,
+}
+
+#[derive(Args)]
+struct LongBenchArgs {
+    #[command(flatten)]
+    exam: ExamArgs,
+    /// LongBench's .jsonl, QASPER's .json, or the folder of NarrativeQA with its qaps.csv
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// Which set of NarrativeQA: train, valid or test
+    #[arg(long, value_name = "SET", default_value = "test")]
+    set: String,
+    /// Tokens of prompt and answer; what is longer loses its middle
+    #[arg(long, value_name = "TOKENS", visible_alias = "context-size")]
+    context_length: usize,
+    /// The first so many items of each task alone
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+}
+
+impl Qa {
+    pub(crate) fn run(self) -> Result<()> {
+        self.data.run("qa", |kind| kind != LongBenchKind::Summary)
+    }
+}
+
+impl Summarize {
+    pub(crate) fn run(self) -> Result<()> {
+        self.data.run("summarize", |kind| kind == LongBenchKind::Summary)
+    }
+}
+
+impl LongBenchArgs {
+    fn run(&self, command: &str, wanted: impl Fn(LongBenchKind) -> bool) -> Result<()> {
+        let mut items = self.read()?;
+        items.retain(|item| wanted(item.task.kind));
+        ensure!(
+            !items.is_empty(),
+            "`{}` has nothing for `eval {command}`; the other one of `qa` and `summarize` takes it",
+            self.data.display()
+        );
+        self.keep_first(&mut items);
+        let text = self.exam.prompter()?;
+        let mut questions = vec![];
+        // Some tasks go on with a text even where the model is asked in a chat: their prompters differ.
+        let (chats, texts): (Vec<_>, Vec<_>) =
+            items.into_iter().partition(|item| self.exam.is_chat() && item.task.wants_chat());
+        for (items, prompter) in [(chats, &text), (texts, &self.exam.text_prompter()?)] {
+            let asked = longbench_questions(&items, prompter, self.context_length)?;
+            questions.push((asked, prompter.clone()));
+        }
+        let examinee = self.exam.load(self.context_length)?;
+        let mut results = self.exam.results(command)?;
+        let mut answers = vec![];
+        for (questions, prompter) in &questions {
+            if !questions.is_empty() {
+                answers.extend(examinee.ask(command, prompter, questions, &mut results)?);
+            }
+        }
+        self.show(&answers)
+    }
+
+    fn read(&self) -> Result<Vec<LongBenchItem>> {
+        let path: &Path = &self.data;
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        Ok(match extension.map(str::to_lowercase).as_deref() {
+            _ if path.is_dir() => read_narrativeqa(path, &self.set)?,
+            Some("json") => read_qasper(path)?,
+            _ => read_longbench(path)?,
+        })
+    }
+
+    fn keep_first(&self, items: &mut Vec<LongBenchItem>) {
+        let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+        let limit = self.limit.unwrap_or(usize::MAX);
+        items.retain(|item| {
+            let count = kept.entry(item.task.name).or_default();
+            *count += 1;
+            *count <= limit
+        });
+    }
+
+    fn show(&self, answers: &[Answer]) -> Result<()> {
+        let mut tasks: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+        for answer in answers {
+            tasks.entry(&answer.task).or_default().push((1.0, 100.0 * answer.score));
+        }
+        let score = |(&task, scores): (&&str, &Vec<(f64, f64)>)| Score {
+            task: task.to_owned(),
+            items: scores.len(),
+            mean: scores.iter().map(|(_, score)| score).sum::<f64>() / scores.len() as f64,
+            interval: bootstrap(scores, self.exam.seed),
+        };
+        let scores: Vec<Score> = tasks.iter().map(score).collect();
+        if self.exam.json {
+            print(&serde_json::to_string_pretty(&json!({ "scores": scores, "answers": answers }))?);
+        } else {
+            print(&to_text(&scores));
+        }
+        Ok(())
+    }
+}
+
+/// What a task came to, in percent.
+#[derive(serde::Serialize)]
+struct Score {
+    task: String,
+    items: usize,
+    mean: f64,
+    /// 95 %, by the bootstrap over items.
+    interval: Option<Interval>,
+}
+
+fn to_text(scores: &[Score]) -> String {
+    let mut table = Table::new();
+    let row = |Score { task, items, mean, interval }: &Score| {
+        let interval = interval
+            .map_or("-".to_owned(), |Interval { low, high, .. }| format!("{low:.2} to {high:.2}"));
+        [task.clone(), items.to_string(), format!("{mean:.2}"), interval]
+    };
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(["task", "items", "score", "95 % interval"])
+        .add_rows(scores.iter().map(row));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}

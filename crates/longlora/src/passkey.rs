@@ -1,0 +1,87 @@
+//! `longlora eval passkey`
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
+
+use crate::exam::ExamArgs;
+use crate::heat::show;
+
+/// Passkey retrieval: a number, hidden in text without any meaning; accuracy by length and depth.
+///
+/// It is the easiest of the retrieval tasks: a model that fails here finds nothing, one that passes may still fail `eval
+/// needle` and `eval ruler`.
+#[derive(clap::Args)]
+pub(crate) struct Passkey {
+    #[command(flatten)]
+    exam: ExamArgs,
+    /// Whose lengths and depths
+    #[arg(long, value_name = "PROTOCOL", default_value = "grid")]
+    protocol: ProtocolKind,
+    /// Context lengths in tokens, separated by commas, for `grid`
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
+    lengths: Vec<usize>,
+    /// Where the number stands, from 0 (the beginning) to 1, separated by commas, for `grid`
+    #[arg(long, value_name = "SHARE,…", value_delimiter = ',', default_values_t = [0.0, 0.25, 0.5, 0.75, 1.0])]
+    depths: Vec<f64>,
+    /// Questions for each length and depth [default: 1; longlora: 10 for each length, landmark: 50]
+    #[arg(long, value_name = "COUNT")]
+    trials: Option<usize>,
+    /// Longest text, for `longlora` in its measure of tokens, for `landmark` in characters of garbage [default: 32,000 and
+    /// 38,000]
+    #[arg(long, value_name = "SIZE")]
+    max: Option<usize>,
+    /// Distance of two lengths, for `longlora`
+    #[arg(long, value_name = "TOKENS", default_value_t = 1000)]
+    interval: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ProtocolKind {
+    /// Every length with every depth
+    Grid,
+    /// LongLoRA's: lengths in steps of 1,000, depths and numbers by NumPy's seeds 0 to 9
+    Longlora,
+    /// Landmark Attention's: 0 to 38,000 characters, random depths
+    Landmark,
+}
+
+impl Passkey {
+    pub(crate) fn run(self) -> Result<()> {
+        let protocol = self.protocol()?;
+        let prompter = self.exam.prompter()?;
+        let questions = passkey_questions(&protocol, self.exam.seed, &prompter)?;
+        let answers = self.exam.ask("passkey", &prompter, &questions)?;
+        show(&[HeatMap::new("passkey", &answers)], &answers, self.exam.json)
+    }
+
+    fn protocol(&self) -> Result<PasskeyProtocol> {
+        let grid = self.protocol == ProtocolKind::Grid;
+        ensure!(
+            grid || self.lengths.is_empty(),
+            "--lengths goes with `--protocol grid` alone; the others have lengths of their own, up to --max"
+        );
+        ensure!(
+            !grid || self.max.is_none(),
+            "--max goes with `--protocol longlora` and `landmark`; name the --lengths"
+        );
+        ensure!(!grid || !self.lengths.is_empty(), "name the context lengths with --lengths");
+        ensure!(self.interval > 0, "an --interval of `0` has no end; use at least 1");
+        Ok(match self.protocol {
+            ProtocolKind::Grid => PasskeyProtocol::Grid {
+                lengths: self.lengths.clone(),
+                depths: self.depths.clone(),
+                trials: self.trials.unwrap_or(1),
+            },
+            ProtocolKind::Longlora => PasskeyProtocol::LongLora {
+                max_tokens: self.max.unwrap_or(32_000),
+                interval: self.interval,
+                trials: self.trials.unwrap_or(10),
+            },
+            ProtocolKind::Landmark => PasskeyProtocol::Landmark {
+                max_characters: self.max.unwrap_or(38_000),
+                trials: self.trials.unwrap_or(50),
+            },
+        })
+    }
+}

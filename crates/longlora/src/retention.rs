@@ -1,0 +1,151 @@
+//! `longlora eval retention`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use comfy_table::{CellAlignment, Table, presets};
+use longlora_attention::AttentionPattern;
+use longlora_data::Corpus;
+use longlora_eval::{Interval, PerplexityConfig, PerplexityTable, Protocol, Retention};
+use longlora_llama::{Llama, LlamaConfig, WeightStorage};
+
+use crate::model::{ModelArgs, WeightKind};
+use crate::perplexity::measure;
+use crate::{GateFailed, print};
+
+const BEFORE: &str = "base";
+const AFTER: &str = "with the adapter";
+
+/// What the short context lost: perplexity at the model's own length and below, with the adapter and without it.
+///
+/// A gate: the exit code is 2 if it rose by more than --max-increase at any length.
+#[derive(clap::Args)]
+pub(crate) struct RetentionCheck {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
+    /// What to measure on: a .txt, .md, .jsonl (field `text`), .json or .bin (token ids) file, or a folder of them
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// Context lengths in tokens, separated by commas [default: the model's own, its half and its quarter]
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
+    lengths: Vec<usize>,
+    /// Measure on the first so many tokens alone
+    #[arg(long, value_name = "TOKENS")]
+    max_tokens: Option<usize>,
+    /// Largest rise of the perplexity, as a share: 0.05 is 5 %
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    max_increase: f64,
+    /// Print the comparison as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl RetentionCheck {
+    pub(crate) fn run(self) -> Result<()> {
+        ensure!(
+            self.model.adapter().is_some(),
+            "without an --adapter nothing can have been lost; give the folder of one"
+        );
+        ensure!(
+            self.max_increase >= 0.0,
+            "a --max-increase of `{}` is no share; use 0 or more",
+            self.max_increase
+        );
+        let corpus = Corpus::read(&self.data)?;
+        let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
+        let documents = corpus.tokenize(tokenizer.as_ref())?;
+        let lengths = self.lengths()?;
+        let storage = WeightStorage::from(self.weights);
+        let mut table = PerplexityTable::new();
+        self.fill(&mut table, BEFORE, &self.model.load_base(storage)?, &documents, &lengths)?;
+        self.fill(&mut table, AFTER, &self.model.load(storage, None)?, &documents, &lengths)?;
+        let rows = retained(&table, BEFORE, AFTER)?;
+        if self.json {
+            print(&serde_json::to_string_pretty(&rows)?);
+        } else {
+            print(&to_text(&rows));
+        }
+        gate(&rows, self.max_increase)
+    }
+
+    fn lengths(&self) -> Result<Vec<usize>> {
+        if !self.lengths.is_empty() {
+            return Ok(self.lengths.clone());
+        }
+        let own = LlamaConfig::read(&self.model.folder()?)?.rope.original_context();
+        Ok([own / 4, own / 2, own].into_iter().filter(|length| *length >= 2).collect())
+    }
+
+    fn fill(
+        &self,
+        table: &mut PerplexityTable,
+        name: &str,
+        llama: &Llama,
+        documents: &[Vec<u32>],
+        lengths: &[usize],
+    ) -> Result<()> {
+        for &length in lengths {
+            let config = PerplexityConfig {
+                length,
+                protocol: Protocol::WholeWindows { stride: None },
+                pattern: AttentionPattern::Full,
+                max_tokens: self.max_tokens,
+            };
+            measure(table, name, llama, documents, &config)?;
+        }
+        Ok(())
+    }
+}
+
+/// The lengths that both were measured at.
+pub(crate) fn retained(
+    table: &PerplexityTable,
+    before: &str,
+    after: &str,
+) -> Result<Vec<Retention>> {
+    let pair = |length: usize| Some((table.get(before, length)?, table.get(after, length)?));
+    let pairs = table.lengths().into_iter().filter_map(pair);
+    pairs.map(|(before, after)| Ok(Retention::of(before, after)?)).collect()
+}
+
+fn to_text(rows: &[Retention]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(["length", "before", "after", "change", "95 % interval"])
+        .add_rows(rows.iter().map(cells));
+    for column in table.column_iter_mut() {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// A row of a table.
+pub(crate) fn cells(row: &Retention) -> Vec<String> {
+    let percent = |share: f64| format!("{:+.2} %", 100.0 * share);
+    let interval = row.interval.map_or("-".to_owned(), |Interval { low, high, .. }| {
+        format!("{} to {}", percent(low), percent(high))
+    });
+    vec![
+        row.length.to_string(),
+        format!("{:.3}", row.before),
+        format!("{:.3}", row.after),
+        percent(row.increase),
+        interval,
+    ]
+}
+
+fn gate(rows: &[Retention], limit: f64) -> Result<()> {
+    let Some(worst) = rows.iter().find(|row| !row.passes(limit)) else { return Ok(()) };
+    Err(GateFailed(format!(
+        "at `{}` tokens the perplexity changed by `{:+.2} %`, and `{:.2} %` are allowed; train for a shorter context or \
+         less, mix in short texts, or raise --max-increase",
+        worst.length,
+        100.0 * worst.increase,
+        100.0 * limit
+    ))
+    .into())
+}

@@ -1,0 +1,230 @@
+//! `eval` beside perplexity, and `compare`: what is asked, kept, gone on with, and what a gate says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::{check_mistake, longlora, text};
+use crate::fixture::golden;
+
+/// The model inside the program: 256 tokens of context, a tokenizer of its own.
+fn model() -> String {
+    asset("model")
+}
+
+fn asset(path: &str) -> String {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets")).join(path);
+    path.to_str().expect("the checkout's path is UTF-8").to_owned()
+}
+
+#[track_caller]
+fn succeed(folder: &Path, args: &[&str]) -> Output {
+    let output = longlora(folder, args);
+    assert_eq!(output.status.code(), Some(0), "{args:?} said: {}", text(&output.stderr));
+    output
+}
+
+#[track_caller]
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let output = succeed(folder, &[args, &["--json"]].concat());
+    serde_json::from_slice(&output.stdout).expect("standard output is JSON")
+}
+
+#[test]
+fn an_exam_that_was_interrupted_goes_on_where_it_was() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    let model = model();
+    let args = ["eval", "passkey", "--model", &model, "--lengths", "200,250", "--depths", "0,1"];
+    let first = json(here, &args);
+    assert_eq!(first["answers"].as_array().unwrap().len(), 4);
+    let file = here.join("results/passkey.jsonl");
+    let whole = fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    assert_eq!(lines.len(), 4);
+
+    // An answer that the model would not give shows that what stands in the file is not asked again; half a line is.
+    let forged = lines[0].replace("\"score\":0.0", "\"score\":0.75");
+    assert_ne!(forged, lines[0], "so small a model finds nothing");
+    fs::write(&file, format!("{forged}\n{}\n{}", lines[1], &lines[2][..40])).unwrap();
+    let second = json(here, &args);
+    assert_eq!(second["answers"][0]["score"], 0.75);
+    for index in 1..4 {
+        assert_eq!(second["answers"][index], first["answers"][index]);
+    }
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        format!("{forged}\n{}\n", lines[1..].join("\n"))
+    );
+
+    // Another model's answers are others.
+    let longer =
+        ["eval", "passkey", "--model", &model, "--lengths", "400", "--rope-scaling", "yarn"];
+    let table = text(&succeed(here, &longer).stdout);
+    assert!(table.contains("400") && table.contains("100 %"), "{table}");
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 4 + 5);
+    check_mistake(here, &longer[..6], &["passkey", "`256`", "--rope-scaling"]);
+}
+
+#[test]
+fn longloras_passkeys_are_asked_in_its_measure() {
+    let folder = TempDir::new().unwrap();
+    let model = model();
+    let args = ["eval", "passkey", "--model", &model, "--protocol", "longlora", "--max", "1000"];
+    let args = [&args[..], &["--trials", "1", "--rope-scaling", "yarn"]].concat();
+    let answers = json(folder.path(), &args)["answers"].clone();
+    // numpy.random.seed(0); randint(0, 3072), randint(1, 50000)
+    assert_eq!(answers[0]["answers"][0], "43568");
+    check_mistake(
+        folder.path(),
+        &[&args[..], &["--lengths", "100"]].concat(),
+        &["--lengths", "grid"],
+    );
+}
+
+#[test]
+fn needles_are_hidden_in_the_users_documents() {
+    let folder = TempDir::new().unwrap();
+    let (model, data) = (model(), asset("text/held-out"));
+    let args = ["eval", "needle", "--model", &model, "--data", &data, "--lengths", "240"];
+    let args = [&args[..], &["--depths", "0.5", "--kinds", "single,key"]].concat();
+    let answers = json(folder.path(), &args)["answers"].clone();
+    let tasks: Vec<_> = answers.as_array().unwrap().iter().map(|answer| &answer["task"]).collect();
+    assert_eq!(tasks, ["needle", "needle_key"]);
+    check_mistake(folder.path(), &[&args[..], &["--depths", "50"]].concat(), &["`50`", "0 to 1"]);
+}
+
+#[test]
+fn ruler_tells_scores_and_an_effective_context() {
+    let folder = TempDir::new().unwrap();
+    let (model, data) = (model(), asset("text/held-out"));
+    let args = ["eval", "ruler", "--model", &model, "--data", &data, "--lengths", "512"];
+    let args = [&args[..], &["--tasks", "niah_single_1,vt", "--samples", "1"]].concat();
+    let args = [&args[..], &["--rope-scaling", "yarn"]].concat();
+    let shown = text(&succeed(folder.path(), &args).stdout);
+    for part in ["niah_single_1", "vt", "effective context"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    check_mistake(
+        folder.path(),
+        &[&args[..8], &["--tasks", "niah"]].concat(),
+        &["`niah`", "niah_single_1"],
+    );
+}
+
+#[test]
+fn token_files_are_prepared_and_measured() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    let (model, data) = (model(), asset("text/held-out/shakespeare_hamlet.txt"));
+    let prepare = ["eval", "prepare", "--model", &model, "--data", &data, "--out", "hamlet.bin"];
+    let said = text(&succeed(here, &prepare).stderr);
+    assert!(said.contains("tokens of 2 bytes"), "{said}");
+    check_mistake(here, &prepare, &["hamlet.bin", "exists", "--out"]);
+
+    let measure = |data| {
+        let args = ["eval", "perplexity", "--model", &model, "--data", data, "--lengths", "128"];
+        json(here, &[&args[..], &["--max-tokens", "4000"]].concat())
+    };
+    let of_file = measure("hamlet.bin");
+    assert_eq!(of_file["rows"], measure(&data)["rows"]);
+    let positions = &of_file["rows"][0]["cells"]["128"]["positions"];
+    assert_eq!(positions[0]["start"], 1);
+    fs::write(here.join("odd.bin"), [0; 3]).unwrap();
+    let args = ["eval", "perplexity", "--model", &model, "--data", "odd.bin", "--lengths", "128"];
+    check_mistake(here, &args, &["odd.bin", "`3` bytes"]);
+}
+
+#[test]
+fn a_pattern_is_compared_with_full_attention() {
+    let folder = TempDir::new().unwrap();
+    let (model, data) = (model(), asset("text/held-out/shakespeare_hamlet.txt"));
+    let args = ["eval", "perplexity", "--model", &model, "--data", &data, "--lengths", "128"];
+    let args = [&args[..], &["--max-tokens", "2000", "--divergence"]].concat();
+    check_mistake(folder.path(), &args, &["--divergence", "--attention"]);
+    let shifted = [&args[..], &["--attention", "shifted"]].concat();
+    let divergence = json(folder.path(), &shifted)["divergences"][0].clone();
+    let nats = divergence["divergence"].as_f64().unwrap();
+    assert!(nats > 1e-3 && nats < 5.0, "{nats}");
+    assert!(divergence["same_choice"].as_f64().unwrap() < 1.0);
+    let by_position =
+        text(&succeed(folder.path(), &[&args[..10], &["--by-position"]].concat()).stdout);
+    assert!(by_position.contains("120 to 127"), "{by_position}");
+}
+
+/// A comparison of the embedded model, too short to learn anything.
+fn comparison(here: &Path, methods: &str, seeds: &str) -> Value {
+    let args = ["compare", "--out", "all", "--methods", methods, "--seeds", seeds, "--steps", "2"];
+    let more =
+        ["--eval-tokens", "3200", "--context-length", "512", "--eval-lengths", "128,256,512"];
+    let embedded = ["--data", &asset("text/train/shakespeare_lear.txt")];
+    succeed(here, &[&args[..], &more, &embedded].concat());
+    serde_json::from_slice(&fs::read(here.join("all/report.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn methods_are_compared_and_what_is_finished_is_kept() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    let first = comparison(here, "yarn,longlora,full", "0");
+    let methods: Vec<_> =
+        first["runs"].as_array().unwrap().iter().map(|run| run["method"].clone()).collect();
+    assert_eq!(methods, ["untouched", "yarn", "longlora", "full"]);
+    let html = fs::read_to_string(here.join("all/report.html")).unwrap();
+    assert!(html.contains("YaRN, untrained") && !html.contains("http"));
+    let findings = first["report"]["findings"].to_string();
+    assert!(findings.contains("Recommended"), "{findings}");
+
+    // A second seed is added; what was trained and measured stays to the last bit.
+    let runs = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(here.join("all/runs")).unwrap();
+        let mut runs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        runs.sort();
+        runs
+    };
+    let before = runs();
+    let second = comparison(here, "longlora", "0,1");
+    assert_eq!(runs().len(), before.len() + 1);
+    assert_eq!(second["runs"][1], first["runs"][2]);
+    assert_eq!(second["runs"][2]["seed"], 1);
+}
+
+#[test]
+fn a_gate_fails_with_exit_code_two() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    let (model, data) = (model(), asset("text/held-out/shakespeare_hamlet.txt"));
+    let train = asset("text/train/shakespeare_lear.txt");
+    let args = ["finetune", "--model", &model, "--data", &train, "--context-length", "512"];
+    let args =
+        [&args[..], &["--steps", "1", "--accumulation", "1", "--no-eval", "--out", "run"]].concat();
+    succeed(here, &args);
+    let gate = |limit: &str| {
+        let args =
+            ["eval", "retention", "--model", &model, "--adapter", "run/adapter", "--data", &data];
+        let more = ["--lengths", "128,256", "--max-tokens", "3000", "--max-increase", limit];
+        longlora(here, &[&args[..], &more].concat())
+    };
+    // Position interpolation without training costs far more than 5 %.
+    let failed = gate("0.05");
+    assert_eq!(failed.status.code(), Some(2), "{}", text(&failed.stderr));
+    assert!(text(&failed.stderr).contains("`128` tokens the perplexity"));
+    assert!(text(&failed.stdout).contains("256"));
+    assert_eq!(gate("1000").status.code(), Some(0));
+    let bare = ["eval", "retention", "--model", &model, "--data", &data];
+    check_mistake(here, &bare, &["--adapter"]);
+}
+
+#[test]
+fn a_model_without_a_chat_template_is_asked_with_text_alone() {
+    let folder = TempDir::new().unwrap();
+    let model = model();
+    let args = ["eval", "passkey", "--model", &model, "--lengths", "250", "--chat"];
+    check_mistake(folder.path(), &args, &["chat template", "--chat"]);
+    let tiny = golden("tiny/model");
+    let args = ["eval", "passkey", "--model", tiny.to_str().unwrap(), "--lengths", "100"];
+    check_mistake(folder.path(), &args, &["tokenizer"]);
+}
