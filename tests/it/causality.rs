@@ -63,7 +63,6 @@ fn check(pattern: AttentionPattern, layout: &Layout) {
 fn shifted_groups_reach_every_earlier_token_and_no_later_one() {
     check(groups(Shift::HalfHeads), &layout(16, 16, &[0]));
     check(groups(Shift::AlternateLayers), &layout(16, 16, &[0]));
-    check(groups(Shift::Unshifted), &layout(16, 16, &[0]));
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn needles_are_hidden_in_the_users_documents() {
 fn ruler_tells_scores_and_an_effective_context() {
     let folder = TempDir::new().unwrap();
     let (model, data) = (model(), asset("text/held-out"));
-    let args = ["eval", "ruler", "--model", &model, "--data", &data, "--lengths", "512"];
+    let args = ["eval", "ruler", "--model", &model, "--data", &data, "--lengths", "1024"];
     let args = [&args[..], &["--tasks", "niah_single_1,vt", "--samples", "1"]].concat();
     let args = [&args[..], &["--rope-scaling", "yarn"]].concat();
     let shown = text(&succeed(folder.path(), &args).stdout);

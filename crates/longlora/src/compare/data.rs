@@ -42,7 +42,8 @@ impl Text {
         let json = serde_json::to_vec(&train)?;
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create `{}`", folder.display()))?;
-        let path = folder.join("train.json");
+        // Absolute: a run's settings are read from another folder.
+        let path = std::path::absolute(folder.join("train.json"))?;
         write_atomically(&path, &json)?;
         let held_out_sha256 = sha256(&serde_json::to_vec(&held_out)?);
         Ok(Self { train: path, train_sha256: sha256(&json), held_out, held_out_sha256 })
