@@ -154,7 +154,7 @@ fn check_with(change: impl Fn(&mut FinetuneConfig), meddle: impl Fn(&Path)) {
         None => &["model/config.json", "model/model.safetensors"],
     };
     for path in result {
-        assert!(read(&broken.join(&path)) == read(&whole.join(&path)), "`{path}` differs");
+        assert!(read(&broken.join(path)) == read(&whole.join(path)), "`{path}` differs");
     }
     // Burn lays out `optimizer.bpk` in another order each time; that it was read shows in the weights after step 5.
     for name in ["trained.safetensors", "state.json"] {
