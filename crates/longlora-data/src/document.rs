@@ -363,11 +363,11 @@ mod tests {
         );
         check_error("config.json", b"{\"hidden_size\": 64}", &["token ids", "\"ids\""]);
         check_error("negative.json", b"[1, -2]", &["token ids"]);
-        check_error("book.pdf", b"%PDF", &[".txt, .md, .jsonl or .json"]);
+        check_error("book.pdf", b"%PDF", &[".txt, .md, .jsonl, .jsonl.gz, .json or .bin"]);
 
         let empty = folder(&[("a.pdf", b"%PDF")]);
         let error = Corpus::read(empty.path()).unwrap_err().to_string();
-        assert!(error.contains(".txt, .md, .jsonl or .json"), "{error}");
+        assert!(error.contains(".txt, .md, .jsonl, .jsonl.gz, .json or .bin"), "{error}");
         let absent = empty.path().join("absent");
         assert!(
             matches!(Corpus::read(&absent), Err(DataError::Missing { path }) if path == absent)
