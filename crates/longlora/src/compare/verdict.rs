@@ -81,7 +81,10 @@ mod tests {
             start: 8 * n,
             tokens: 7,
             nll_sum: 7.0
-                * (3.0 + 0.1 * (n % 5) as f64 + shift + if n.is_multiple_of(2) { noise } else { -noise }),
+                * (3.0
+                    + 0.1 * (n % 5) as f64
+                    + shift
+                    + if n.is_multiple_of(2) { noise } else { -noise }),
         };
         let stretches: Vec<Stretch> = (0..20).map(stretch).collect();
         let nll_sum: f64 = stretches.iter().map(|one| one.nll_sum).sum();
