@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
-use crate::Answer;
+use crate::{Answer, Grid};
 
 /// Depths that are told apart where they are not a few given ones.
 const TENTHS: u32 = 10;
@@ -93,40 +92,27 @@ impl HeatMap {
 
     /// A Markdown table: a row per depth, a column per length, and the mean over the depths below.
     pub fn to_markdown(&self) -> String {
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut rule = vec!["---:".to_owned(); self.lengths().len() + 1];
-        rule[0] = "---".to_owned();
-        let head = [line(self.head()), line(rule)];
-        head.into_iter().chain(self.body().into_iter().map(line)).collect()
+        self.grid().to_markdown()
     }
 
     /// A table for a terminal.
     pub fn to_text(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_header(self.head())
-            .add_rows(self.body());
-        for column in table.column_iter_mut() {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
+        self.grid().to_text()
     }
 
-    pub(crate) fn head(&self) -> Vec<String> {
-        let lengths = self.lengths().into_iter().map(|length| length.to_string());
-        std::iter::once(format!("{}: % by depth", self.title)).chain(lengths).collect()
-    }
-
-    pub(crate) fn body(&self) -> Vec<Vec<String>> {
+    pub(crate) fn grid(&self) -> Grid {
         let lengths = self.lengths();
+        let head = lengths.iter().map(|length| length.to_string());
         let row = |depth: f64| {
             let cells = lengths.iter().map(|&length| percent(self.get(length, depth)));
             std::iter::once(format!("{:.0} %", 100.0 * depth)).chain(cells).collect()
         };
         let mean = lengths.iter().map(|&length| percent(Some(&self.column(length))));
         let mean = std::iter::once("all".to_owned()).chain(mean).collect();
-        self.depths().into_iter().map(row).chain([mean]).collect()
+        Grid {
+            head: std::iter::once(format!("{}: % by depth", self.title)).chain(head).collect(),
+            rows: self.depths().into_iter().map(row).chain([mean]).collect(),
+        }
     }
 
     /// All answers of a length.

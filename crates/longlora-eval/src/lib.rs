@@ -33,6 +33,7 @@ mod position_bins;
 mod measurement;
 mod divergence;
 mod retention;
+mod grid;
 mod table;
 mod question;
 mod scoring;
@@ -55,6 +56,7 @@ pub use bootstrap::{Interval, bootstrap};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
 pub use exam::exam;
+pub use grid::Grid;
 pub use heat_map::{HeatCell, HeatMap};
 pub use longbench::{
     LongBenchItem, LongBenchKind, LongBenchTask, longbench_questions, read_longbench,

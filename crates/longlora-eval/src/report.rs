@@ -1,5 +1,6 @@
 //! All that was measured, on one page.
 
+mod axis;
 mod plots;
 mod html;
 mod markdown;

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
-use crate::Measurement;
+use crate::{Grid, Measurement};
 
 const TITLE: &str = "perplexity ± SE";
 const EMPTY: &str = "-";
@@ -59,40 +58,25 @@ impl PerplexityTable {
 
     /// A Markdown table.
     pub fn to_markdown(&self) -> String {
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut rule = vec!["---:".to_owned(); self.lengths().len() + 1];
-        rule[0] = "---".to_owned();
-        let rows = self.body().map(|mut cells| {
-            cells[0] = cells[0].replace('|', "\\|");
-            line(cells)
-        });
-        [line(self.head()), line(rule)].into_iter().chain(rows).collect()
+        self.grid().to_markdown()
     }
 
     /// A table for a terminal.
     pub fn to_text(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_header(self.head())
-            .add_rows(self.body());
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
+        self.grid().to_text()
     }
 
-    pub(crate) fn head(&self) -> Vec<String> {
-        let lengths = self.lengths().into_iter().map(|length| length.to_string());
-        std::iter::once(TITLE.to_owned()).chain(lengths).collect()
-    }
-
-    pub(crate) fn body(&self) -> impl Iterator<Item = Vec<String>> {
+    pub(crate) fn grid(&self) -> Grid {
         let lengths = self.lengths();
-        self.rows.iter().map(move |row| {
+        let head = lengths.iter().map(|length| length.to_string());
+        let row = |row: &Row| {
             let cells = lengths.iter().map(|length| cell(row.cells.get(length)));
             std::iter::once(row.model.clone()).chain(cells).collect()
-        })
+        };
+        Grid {
+            head: std::iter::once(TITLE.to_owned()).chain(head).collect(),
+            rows: self.rows.iter().map(row).collect(),
+        }
     }
 }
 

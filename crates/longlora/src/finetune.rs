@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
-use longlora_adapters::{
-    AdapterConfig, LoraConfig, RopeGranularity, RopeKind, RopeOffsetConfig, TargetModule,
-};
+use clap::Args;
+use longlora_adapters::RopeKind;
 use longlora_llama::{LlamaConfig, Trainable, count_trainable};
 use longlora_train::{
     Event, FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents,
     resume,
 };
 
+use crate::adapter_args::AdapterArgs;
 use crate::comparison::{Comparison, default_lengths};
 use crate::device::{DeviceArgs, description, is_processor};
 use crate::embedded;
@@ -84,20 +83,6 @@ pub(crate) struct Finetune {
     held_out: HeldOutArgs,
 }
 
-/// Everything that says what is attached.
-const ADAPTER_OPTIONS: [&str; 10] = [
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target",
-    "use_rslora",
-    "use_dora",
-    "train_norm",
-    "train_embed",
-    "train_head",
-    "rope_offset",
-];
-
 #[derive(Args)]
 struct ContextArgs {
     /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3
@@ -105,55 +90,6 @@ struct ContextArgs {
     rope_scaling: Option<RopeKind>,
     #[command(flatten)]
     pattern: PatternArgs,
-}
-
-#[derive(Args)]
-struct AdapterArgs {
-    /// Attach nothing, and train every weight: full fine-tuning. The result is a model, in the folder `model` of the run
-    #[arg(long, conflicts_with_all = ADAPTER_OPTIONS)]
-    full: bool,
-    /// Rank of the low-rank updates
-    #[arg(long, value_name = "RANK", visible_alias = "lora-r")]
-    lora_rank: Option<usize>,
-    /// Numerator of their scale, alpha / rank
-    #[arg(long, value_name = "ALPHA")]
-    lora_alpha: Option<f64>,
-    /// Share of a layer's input that is dropped before them
-    #[arg(long, value_name = "PROBABILITY")]
-    lora_dropout: Option<f64>,
-    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
-    #[arg(long, value_name = "MODULE,…", value_delimiter = ',')]
-    lora_target: Option<Vec<TargetModule>>,
-    /// Scale them by alpha / √rank: rank-stabilized LoRA
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    use_rslora: Option<bool>,
-    /// Train the magnitude of each output beside them: DoRA
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    use_dora: Option<bool>,
-    /// Train the norms
-    #[arg(long, value_name = "BOOL")]
-    train_norm: Option<bool>,
-    /// Train the token embeddings
-    #[arg(long, value_name = "BOOL")]
-    train_embed: Option<bool>,
-    /// Train the head; one that is the embedding table gets a table of its own
-    #[arg(long, value_name = "BOOL")]
-    train_head: Option<bool>,
-    /// Learnable RoPE offsets
-    #[arg(long, value_name = "GRANULARITY")]
-    rope_offset: Option<OffsetKind>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum OffsetKind {
-    /// Keep the frequencies fixed
-    None,
-    /// One per layer and kv head
-    Head,
-    /// One per layer, kv head and frequency
-    Pair,
-    /// One per frequency for the whole model
-    Shared,
 }
 
 #[derive(Args)]
@@ -411,64 +347,6 @@ fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
     match config.adapters {
         Some(_) => format!("the adapter is in {}", run.adapter().display()),
         None => format!("the model is in {}", run.model().display()),
-    }
-}
-
-impl AdapterArgs {
-    fn apply(&self, adapters: &mut Option<AdapterConfig>) {
-        if self.full {
-            *adapters = None;
-            return;
-        }
-        if adapters.is_none() && !self.asks_for_any() {
-            return;
-        }
-        let config = adapters.get_or_insert_with(AdapterConfig::longlora);
-        if self.asks_for_lora() {
-            config.lora.get_or_insert_with(LoraConfig::default);
-        }
-        if let Some(lora) = &mut config.lora {
-            lora.rank = self.lora_rank.unwrap_or(lora.rank);
-            lora.alpha = self.lora_alpha.unwrap_or(lora.alpha);
-            lora.dropout = self.lora_dropout.unwrap_or(lora.dropout);
-            lora.use_rslora = self.use_rslora.unwrap_or(lora.use_rslora);
-            lora.use_dora = self.use_dora.unwrap_or(lora.use_dora);
-            if let Some(targets) = &self.lora_target {
-                lora.target_modules.clone_from(targets);
-            }
-        }
-        config.norms = self.train_norm.unwrap_or(config.norms);
-        config.embeddings = self.train_embed.unwrap_or(config.embeddings);
-        config.head = self.train_head.unwrap_or(config.head);
-        let granularity = match self.rope_offset {
-            None => return,
-            Some(OffsetKind::None) => None,
-            Some(OffsetKind::Head) => Some(RopeGranularity::Head),
-            Some(OffsetKind::Pair) => Some(RopeGranularity::Pair),
-            Some(OffsetKind::Shared) => Some(RopeGranularity::Shared),
-        };
-        config.rope_offset = granularity.map(RopeOffsetConfig::new);
-    }
-}
-
-impl AdapterArgs {
-    /// A file that trains every weight stays so, unless an option says otherwise.
-    fn asks_for_any(&self) -> bool {
-        self.asks_for_lora()
-            || self.train_norm.is_some()
-            || self.train_embed.is_some()
-            || self.train_head.is_some()
-            || self.rope_offset.is_some()
-    }
-
-    /// A file without LoRA stays without it, unless an option says otherwise.
-    fn asks_for_lora(&self) -> bool {
-        self.lora_rank.is_some()
-            || self.lora_alpha.is_some()
-            || self.lora_dropout.is_some()
-            || self.lora_target.is_some()
-            || self.use_rslora == Some(true)
-            || self.use_dora == Some(true)
     }
 }
 

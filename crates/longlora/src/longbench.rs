@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use longlora_eval::{
-    Answer, Interval, LongBenchItem, LongBenchKind, bootstrap, longbench_questions, read_longbench,
-    read_narrativeqa, read_qasper,
+    Answer, Grid, Interval, LongBenchItem, LongBenchKind, bootstrap, longbench_questions,
+    read_longbench, read_narrativeqa, read_qasper,
 };
 use serde_json::json;
 
@@ -144,18 +143,11 @@ struct Score {
 }
 
 fn to_text(scores: &[Score]) -> String {
-    let mut table = Table::new();
     let row = |Score { task, items, mean, interval }: &Score| {
         let interval = interval
             .map_or("-".to_owned(), |Interval { low, high, .. }| format!("{low:.2} to {high:.2}"));
-        [task.clone(), items.to_string(), format!("{mean:.2}"), interval]
+        vec![task.clone(), items.to_string(), format!("{mean:.2}"), interval]
     };
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_header(["task", "items", "score", "95 % interval"])
-        .add_rows(scores.iter().map(row));
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
+    let head = ["task", "items", "score", "95 % interval"].map(str::to_owned).to_vec();
+    Grid { head, rows: scores.iter().map(row).collect() }.to_text()
 }

@@ -9,6 +9,7 @@ mod progress;
 mod pattern;
 mod model;
 mod embedded;
+mod adapter_args;
 mod finetune;
 mod comparison;
 mod perplexity;

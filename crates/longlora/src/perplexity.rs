@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table, presets};
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
 use longlora_data::Corpus;
 use longlora_eval::{
-    Divergence, Measurement, PerplexityConfig, PerplexityTable, PositionBin, Protocol, divergence,
-    perplexity,
+    Divergence, Grid, Measurement, PerplexityConfig, PerplexityTable, PositionBin, Protocol,
+    divergence, perplexity,
 };
 use longlora_llama::Llama;
 
@@ -159,20 +158,14 @@ fn in_words(divergence: &Divergence) -> String {
 
 /// Loss by position, for a terminal.
 fn positions(measured: &Measurement) -> String {
-    let mut table = Table::new();
     let row = |bin: &PositionBin| {
         let error = bin.nll_standard_error.map_or(String::new(), |error| format!(" ± {error:.3}"));
         let tokens = format!("{} to {}", bin.start, bin.end - 1);
-        [tokens, bin.tokens.to_string(), format!("{:.3}{error}", bin.nll())]
+        vec![tokens, bin.tokens.to_string(), format!("{:.3}{error}", bin.nll())]
     };
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_header([&format!("tokens before, of {}", measured.length), "scored", "nats ± SE"])
-        .add_rows(measured.positions.iter().map(row));
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
+    let head = [&format!("tokens before, of {}", measured.length), "scored", "nats ± SE"];
+    let head = head.map(str::to_owned).to_vec();
+    Grid { head, rows: measured.positions.iter().map(row).collect() }.to_text()
 }
 
 /// Measures one model at one length, and shows how far it is.

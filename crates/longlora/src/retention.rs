@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use comfy_table::{CellAlignment, Table, presets};
 use longlora_attention::AttentionPattern;
 use longlora_data::Corpus;
-use longlora_eval::{Interval, PerplexityConfig, PerplexityTable, Protocol, Retention};
+use longlora_eval::{Grid, Interval, PerplexityConfig, PerplexityTable, Protocol, Retention};
 use longlora_llama::{Llama, LlamaConfig, WeightStorage};
 
 use crate::model::{ModelArgs, WeightKind};
@@ -15,6 +14,8 @@ use crate::{GateFailed, print};
 
 const BEFORE: &str = "base";
 const AFTER: &str = "with the adapter";
+/// Over [`cells`].
+pub(crate) const HEAD: [&str; 5] = ["length", "before", "after", "change", "95 % interval"];
 
 /// What the short context lost: perplexity at the model's own length and below, with the adapter and without it.
 ///
@@ -112,15 +113,8 @@ pub(crate) fn retained(
 }
 
 fn to_text(rows: &[Retention]) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_header(["length", "before", "after", "change", "95 % interval"])
-        .add_rows(rows.iter().map(cells));
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
+    let head = HEAD.map(str::to_owned).to_vec();
+    Grid { head, rows: rows.iter().map(cells).collect() }.to_text()
 }
 
 /// A row of a table.

@@ -3,7 +3,8 @@
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use super::plots::{self, Curve, LinePlot, Look, Plot, Point, Scale};
+use super::axis::Scale;
+use super::plots::{self, Curve, LinePlot, Look, Plot, Point};
 use super::{Cost, LossCurve, Report, ReportError, ReportTable, gibibytes};
 use crate::{HeatMap, Measurement, PositionBin};
 
@@ -105,11 +106,12 @@ pub(super) fn render(report: &Report) -> Result<String, ReportError> {
 
 fn perplexity(report: &Report) -> Result<Section, ReportError> {
     let figures = [perplexity_by_length(report)?, loss_by_position(report)?].concat();
+    let grid = report.perplexity.grid();
     let table = ReportTable {
         title: "Perplexity ± SE by context length".to_owned(),
         note: String::new(),
-        head: report.perplexity.head(),
-        rows: report.perplexity.body().collect(),
+        head: grid.head,
+        rows: grid.rows,
     };
     let mut section = section("Perplexity", figures, &table, false);
     section.tables.extend(page_table(&report.position_table(), true));
@@ -208,11 +210,12 @@ fn heat_maps(report: &Report) -> Result<Section, ReportError> {
             plot,
             legend: vec![],
         });
+        let grid = map.grid();
         let table = ReportTable {
             title: map.title.clone(),
             note: "Mean scores in %, and the number of answers.".to_owned(),
-            head: map.head(),
-            rows: map.body(),
+            head: grid.head,
+            rows: grid.rows,
         };
         section.tables.extend(page_table(&table, true));
     }
@@ -396,8 +399,9 @@ mod tests {
         let texts = report.tables.iter().chain(&own).flat_map(|table| {
             table.rows.iter().flat_map(|row| &row[1..]).chain(&table.head).cloned()
         });
-        let perplexities = report.perplexity.body().flat_map(|row| row[1..].to_vec());
-        let scores = report.heat_maps[0].body().concat();
+        let perplexities = report.perplexity.grid().rows;
+        let perplexities = perplexities.iter().flat_map(|row| row[1..].to_vec());
+        let scores = report.heat_maps[0].grid().rows.concat();
         for text in texts.chain(perplexities).chain(scores).filter(|text| text != HOSTILE) {
             let text = text.replace('/', "&#x2f;");
             let cell = [format!(">{text}</td>"), format!(">{text}</th>")];

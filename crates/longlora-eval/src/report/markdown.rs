@@ -1,6 +1,7 @@
 //! A report as Markdown.
 
 use super::{Report, ReportTable};
+use crate::Grid;
 
 /// Sections that have nothing to show are left out.
 pub(super) fn render(report: &Report) -> String {
@@ -30,20 +31,12 @@ fn table(table: &ReportTable) -> String {
     if table.rows.is_empty() {
         return String::new();
     }
-    let row = |cells: &Vec<String>| {
-        let cells: Vec<String> = cells.iter().map(|cell| line(cell).replace('|', "\\|")).collect();
-        format!("| {} |\n", cells.join(" | "))
-    };
-    let rule = match table.head.len() {
-        0 => String::new(),
-        columns => format!("| ---{} |\n", " | ---:".repeat(columns - 1)),
-    };
     let note = match table.note.is_empty() {
         true => String::new(),
         false => format!("{}\n\n", line(&table.note)),
     };
-    let rows: String = table.rows.iter().map(row).collect();
-    format!("{note}{}{rule}{rows}", row(&table.head))
+    let grid = Grid { head: table.head.clone(), rows: table.rows.clone() };
+    format!("{note}{}", grid.to_markdown())
 }
 
 /// A break would end the row or the item.

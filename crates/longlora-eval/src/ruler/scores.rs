@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::RulerTask;
-use crate::Answer;
+use crate::{Answer, Grid};
 
 const TITLE: &str = "RULER, %";
 const MEAN: &str = "mean";
@@ -98,39 +97,27 @@ impl RulerScores {
 
     /// A Markdown table.
     pub fn to_markdown(&self) -> String {
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut rule = vec!["---:".to_owned(); self.lengths().len() + 1];
-        rule[0] = "---".to_owned();
-        let rows = self.body().into_iter().map(line);
-        [line(self.head()), line(rule)].into_iter().chain(rows).collect()
+        self.grid().to_markdown()
     }
 
     /// A table for a terminal.
     pub fn to_text(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_header(self.head())
-            .add_rows(self.body());
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
+        self.grid().to_text()
     }
 
-    fn head(&self) -> Vec<String> {
-        let lengths = self.lengths().into_iter().map(|length| length.to_string());
-        std::iter::once(TITLE.to_owned()).chain(lengths).collect()
-    }
-
-    fn body(&self) -> Vec<Vec<String>> {
+    fn grid(&self) -> Grid {
+        let lengths = self.lengths();
+        let head = lengths.iter().map(|length| length.to_string());
         let line = |name: &str, score: &dyn Fn(usize) -> Option<f64>| -> Vec<String> {
             let cell =
-                |length| score(length).map_or(EMPTY.to_owned(), |score| format!("{score:.1}"));
-            std::iter::once(name.to_owned()).chain(self.lengths().into_iter().map(cell)).collect()
+                |&length| score(length).map_or(EMPTY.to_owned(), |score| format!("{score:.1}"));
+            std::iter::once(name.to_owned()).chain(lengths.iter().map(cell)).collect()
         };
         let tasks = self.rows.iter().map(|row| line(&row.task, &|length| row.percent(length)));
-        tasks.chain([line(MEAN, &|length| self.mean(length))]).collect()
+        Grid {
+            head: std::iter::once(TITLE.to_owned()).chain(head).collect(),
+            rows: tasks.chain([line(MEAN, &|length| self.mean(length))]).collect(),
+        }
     }
 }
 

@@ -182,12 +182,11 @@ impl Summary {
             self.seed_table(),
             self.sparse_table(),
             self.retention_table()?,
-            self.cost_table(),
         ];
         Ok(tables.into_iter().filter(|table| !table.rows.is_empty()).collect())
     }
 
-    /// Every method against the untouched model and against plain LongLoRA, at the longest length.
+    /// Every method against YaRN without training and against plain LongLoRA, at the longest length.
     fn difference_table(&self) -> Result<ReportTable> {
         let at = |row: &Row| -> Result<Option<Measurement>> {
             Ok(row.perplexities()?.into_iter().find(|one| one.length == self.longest))
@@ -274,33 +273,14 @@ impl Summary {
                 rows.push(cells);
             }
         }
-        let head = ["method", "length", "before", "after", "change", "95 % interval"];
+        let head = ["method"].into_iter().chain(crate::retention::HEAD);
         Ok(ReportTable {
             title: "What the short context lost".to_owned(),
             note: "Perplexity at the model's own length and below, against the untouched model."
                 .to_owned(),
-            head: head.map(str::to_owned).to_vec(),
+            head: head.map(str::to_owned).collect(),
             rows,
         })
-    }
-
-    fn cost_table(&self) -> ReportTable {
-        let row = |row: &Row| {
-            let memory = row.peak_memory_bytes();
-            let memory = memory.map_or("-".to_owned(), |bytes| format!("{:.0}", mebibytes(bytes)));
-            let seconds = format!("{:.0}", row.seconds());
-            vec![row.method.title.to_owned(), row.trainable.to_string(), seconds, memory]
-        };
-        ReportTable {
-            title: "What it took".to_owned(),
-            note:
-                "Wall clock of the training steps, mean over the seeds; peak memory of the process."
-                    .to_owned(),
-            head: ["method", "trainable parameters", "seconds", "peak MiB"]
-                .map(str::to_owned)
-                .to_vec(),
-            rows: self.rows.iter().filter(|row| row.trainable > 0).map(row).collect(),
-        }
     }
 
     fn costs(&self) -> Vec<ReportCost> {
@@ -332,10 +312,6 @@ fn in_words(ours: &Measurement, theirs: &Measurement) -> Result<String> {
         format!(" ({:+.4} to {:+.4})", interval.low, interval.high)
     });
     Ok(format!("{:+.4}{interval}", difference.nll))
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 fn name_of(path: &str) -> &str {
