@@ -148,7 +148,9 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("from 128 to 256 tokens") && said.contains("LoRA"), "{said}");
     assert!(shown.contains("base, YaRN") && shown.contains("fine-tuned, full"), "{shown}");
-    for file in ["config.toml", "manifest.json", "metrics.jsonl", "report.md", "report.json"] {
+    for file in
+        ["config.toml", "manifest.json", "metrics.jsonl", "report.md", "report.json", "report.html"]
+    {
         assert!(here.join("run").join(file).exists(), "{file} is missing");
     }
     let lines = fs::read_to_string(here.join("run/metrics.jsonl")).expect("the metrics");

@@ -6,7 +6,7 @@
 //! metrics.jsonl    one line per step
 //! checkpoints/     to resume from
 //! adapter/         the result, in PEFT's format
-//! report.md        what came out
+//! report.md        what came out; report.html and report.json, too
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -161,6 +161,20 @@ impl RunFolder {
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
         serde_json::from_str(&text)
             .map_err(|error| TrainError::ConfigFile { path, reason: error.to_string() })
+    }
+
+    /// The steps that were taken.
+    ///
+    /// # Errors
+    /// [`TrainError`], if `metrics.jsonl` cannot be read or a line of it is torn.
+    pub fn metrics(&self) -> Result<Vec<StepReport>, TrainError> {
+        let path = self.path.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+        let steps: serde_json::Result<_> = text.lines().map(serde_json::from_str).collect();
+        steps.map_err(|error| TrainError::NotResumable {
+            path: path.clone(),
+            reason: format!("a line of it is torn ({error}); `--resume` mends it"),
+        })
     }
 
     /// Opens `metrics.jsonl` for appending after step `step`: what a crashed run wrote beyond its last checkpoint is

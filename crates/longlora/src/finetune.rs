@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use bytesize::ByteSize;
 use clap::Args;
 use longlora_adapters::RopeKind;
+use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_llama::{LlamaConfig, Trainable, count_trainable};
 use longlora_train::{
     Event, FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents,
@@ -44,7 +45,7 @@ const NOT_WITH_RESUME: [&str; 12] = [
 /// minutes on two cores. With --model, --data and --context-length, yours is. Ctrl-C finishes the step and saves;
 /// --resume goes on and ends bit for bit where the uninterrupted run would have.
 ///
-/// The run folder gets config.toml, manifest.json, metrics.jsonl, checkpoints, the adapter in PEFT's format, report.md.
+/// The run folder gets config.toml, manifest.json, metrics.jsonl, checkpoints, the adapter in PEFT's format, report.html.
 #[derive(Args)]
 pub(crate) struct Finetune {
     /// Settings of the run, as the config.toml of an earlier one; options below override it
@@ -312,7 +313,7 @@ impl HeldOutArgs {
     }
 }
 
-/// The table, on standard output and in report.md.
+/// The table, on standard output and in a report.
 fn finish(
     config: &FinetuneConfig,
     run: &RunFolder,
@@ -326,20 +327,52 @@ fn finish(
     for finding in &findings {
         print(finding);
     }
-    run.write("report.json", &serde_json::to_string_pretty(&comparison.table)?)?;
-    let report = format!(
-        "# {} at {} tokens\n\nSeed {}, longlora {}, device {place}.\n\n## Trained\n\n```text\n{trainable}\n```\n\n## \
-         Perplexity on held-out text\n\n{}\n{}\n",
-        config.model.path.display(),
-        config.context.length,
-        config.seed,
-        env!("CARGO_PKG_VERSION"),
-        comparison.table.to_markdown(),
-        findings.iter().map(|finding| format!("- {finding}\n")).collect::<String>(),
-    );
-    run.write("report.md", &report)?;
-    say(&format!("{}, the report in report.md beside it", result_of(config, run)));
+    let report = report(config, run, comparison.table, findings, trainable, place)?;
+    run.write("report.json", &report.to_json())?;
+    run.write("report.md", &report.to_markdown())?;
+    run.write("report.html", &report.to_html()?)?;
+    say(&format!("{}, the report in report.html beside it", result_of(config, run)));
     Ok(())
+}
+
+/// All that was measured of a run.
+fn report(
+    config: &FinetuneConfig,
+    run: &RunFolder,
+    perplexity: PerplexityTable,
+    findings: Vec<String>,
+    trainable: &Trainable,
+    place: &str,
+) -> Result<Report> {
+    let steps = run.metrics()?;
+    let model = config.model.path.display().to_string();
+    let facts = [
+        ("model", model.clone()),
+        ("data", config.data.path.display().to_string()),
+        (
+            "trained",
+            format!("{} parameters for {} steps", trainable.total(), config.training.steps),
+        ),
+        ("seed", config.seed.to_string()),
+        ("device", place.to_owned()),
+        ("longlora", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    let points = steps.iter().map(|step| (step.step, step.loss)).collect();
+    Ok(Report {
+        title: format!("{model} at {} tokens", config.context.length),
+        facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        findings,
+        perplexity,
+        costs: vec![Cost {
+            name: "training".to_owned(),
+            context: config.context.length,
+            seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
+            peak_memory_bytes: steps.iter().filter_map(|step| step.peak_memory_bytes).max(),
+            trainable: Some(trainable.total() as u64),
+        }],
+        losses: vec![LossCurve { name: "training".to_owned(), points }],
+        ..Report::default()
+    })
 }
 
 /// Where the result is.

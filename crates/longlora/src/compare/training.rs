@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use longlora_llama::write_atomically;
-use longlora_train::{FinetuneConfig, HeldOut, RunFolder, StepReport};
+use longlora_train::{FinetuneConfig, HeldOut, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use super::data::{Text, sha256};
@@ -63,8 +63,9 @@ impl Workshop {
             "training was stopped; the same command goes on with it in `{}`",
             run.display()
         );
+        let run = RunFolder::open(&run)?;
         let cost = Cost::read(&run)?;
-        Ok(Trained { config, run: RunFolder::open(&run)?, cost })
+        Ok(Trained { config, run, cost })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -98,13 +99,8 @@ fn is_finished(run: &Path, config: &FinetuneConfig) -> bool {
 }
 
 impl Cost {
-    fn read(run: &Path) -> Result<Self> {
-        let path = run.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("`{}` cannot be read", path.display()))?;
-        let steps: serde_json::Result<Vec<StepReport>> =
-            text.lines().map(serde_json::from_str).collect();
-        let steps = steps.with_context(|| format!("`{}` is torn", path.display()))?;
+    fn read(run: &RunFolder) -> Result<Self> {
+        let steps = run.metrics()?;
         Ok(Self {
             seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
             peak_memory_bytes: steps.iter().filter_map(|step| step.peak_memory_bytes).max(),
