@@ -17,6 +17,7 @@ mod gguf; // GGUF files: out and in again, bit for bit
 mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
 mod golden_smollm2; // transformers and PEFT: the real model of this project
 mod peft; // PEFT's options: rsLoRA, DoRA, patterns, saved modules, in and out again
+mod golden_passkeys; // transformers: what the real model answers to passkeys
 mod golden_stories; // transformers: the same of a real small model, up to 2,048 tokens
 
 // Against our own slow paths.
