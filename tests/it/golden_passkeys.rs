@@ -1,4 +1,5 @@
-//! Against `transformers` 4.57.1: what SmolLM2-135M answers to passkeys, word for word.
+//! Against `transformers` 4.57.1: what SmolLM2-135M answers to passkeys, word for word, and under position interpolation
+//! number for number.
 //!
 //! Without the model or the answers the test says that it is skipped. With LONGLORA_ALL_PERPLEXITIES all prompts up to
 //! 2,048 tokens are asked, else three of them.
@@ -61,6 +62,11 @@ fn is_asked(row: &Value) -> bool {
     }
 }
 
+/// The first one, which is what is judged.
+fn number(text: &str) -> Option<&str> {
+    text.split(|character: char| !character.is_ascii_digit()).find(|part| !part.is_empty())
+}
+
 #[test]
 fn passkeys_are_answered_as_transformers_answers_them() {
     let (Some(folder), Some(theirs)) =
@@ -86,7 +92,12 @@ fn passkeys_are_answered_as_transformers_answers_them() {
             exam(&llama, config, &prompter, &questions, &mut results, &mut |_, _| {}).unwrap();
         let ours = &answers[0];
         assert_eq!(ours.prompt_tokens as u64, row["prompt_tokens"].as_u64().unwrap(), "{row}");
-        assert_eq!(ours.output, row["output"].as_str().unwrap(), "{row}");
+        let theirs = row["output"].as_str().unwrap();
+        match config {
+            // Where positions are squeezed the model is lost, and the words after its number can hang on the last bit.
+            "linear_x2" => assert_eq!(number(&ours.output), number(theirs), "{row}"),
+            _ => assert_eq!(ours.output, theirs, "{row}"),
+        }
         assert_eq!(ours.score == 1.0, row["correct"].as_bool().unwrap(), "{row}");
     }
 }
