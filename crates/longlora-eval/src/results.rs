@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Answer, EvalError};
@@ -29,8 +29,7 @@ impl Results {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let opened =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = opened.map_err(failed)?;
         let mut text = String::new();
         match file.read_to_string(&mut text) {
@@ -48,7 +47,6 @@ impl Results {
         if whole < text.len() {
             file.set_len(whole as u64).map_err(failed)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, answers })
     }
 
