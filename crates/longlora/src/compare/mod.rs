@@ -23,7 +23,7 @@ use crate::{print, say};
 use data::Text;
 use measuring::{Bench, Measured, passkeys};
 use method::{METHODS, Method, UNTOUCHED, Way};
-use summary::{Row, Summary};
+use summary::{Row, Summary, Training};
 use training::{Cost, Interrupt, Trained, Workshop};
 
 /// Compare ways to a longer context on your own documents, and recommend one.
@@ -202,19 +202,19 @@ impl Compare {
                 Ok(Row::untrained(method, measured))
             }
             Way::Trained(change) => {
+                let mut config = config.clone();
+                change(&mut config);
+                self.rate_of_full(&mut config);
+                let context_length = config.context.length;
+                let training = Training { trainable: self.count(&config)?, context_length };
                 let mut seeds = vec![];
-                let mut trainable = 0;
                 for &seed in &self.seeds {
-                    let mut config = config.clone();
-                    change(&mut config);
-                    config.seed = seed;
-                    self.rate_of_full(&mut config);
+                    let config = FinetuneConfig { seed, ..config.clone() };
                     let trained = workshop.train(method, config, text)?;
-                    trainable = self.count(&trained)?;
                     let measured = self.trained(method, &trained, bench)?;
                     seeds.push((seed, measured, trained.cost));
                 }
-                Ok(Row::trained(method, seeds, trainable as u64))
+                Ok(Row::trained(method, seeds, training))
             }
         }
     }
@@ -229,10 +229,10 @@ impl Compare {
         }
     }
 
-    fn count(&self, trained: &Trained) -> Result<usize> {
-        let config = &trained.config;
+    /// What is trained, in parameters.
+    fn count(&self, config: &FinetuneConfig) -> Result<u64> {
         let llama = LlamaConfig::read(&config.model.path)?.init(&self.device.open()?);
-        Ok(count_trainable(&config.trainable(llama), &config.selection()).total())
+        Ok(count_trainable(&config.trainable(llama), &config.selection()).total() as u64)
     }
 
     fn untrained(

@@ -20,7 +20,16 @@ pub(super) struct Row {
     method: &'static Method,
     /// With one entry for an untrained method.
     seeds: Vec<(Option<u64>, Measured, Option<Cost>)>,
-    trainable: u64,
+    training: Option<Training>,
+}
+
+/// What every seed of a trained method shares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Training {
+    /// Parameters.
+    pub(super) trainable: u64,
+    /// Tokens of a window.
+    pub(super) context_length: usize,
 }
 
 /// All of them.
@@ -35,17 +44,17 @@ pub(super) struct Summary {
 
 impl Row {
     pub(super) fn untrained(method: &'static Method, measured: Measured) -> Self {
-        Self { method, seeds: vec![(None, measured, None)], trainable: 0 }
+        Self { method, seeds: vec![(None, measured, None)], training: None }
     }
 
     pub(super) fn trained(
         method: &'static Method,
         seeds: Vec<(u64, Measured, Cost)>,
-        trainable: u64,
+        training: Training,
     ) -> Self {
         let seeds =
             seeds.into_iter().map(|(seed, measured, cost)| (Some(seed), measured, Some(cost)));
-        Self { method, seeds: seeds.collect(), trainable }
+        Self { method, seeds: seeds.collect(), training: Some(training) }
     }
 
     /// Means over the seeds, by length.
@@ -260,7 +269,7 @@ impl Summary {
             title: "Full attention and the pattern of the training".to_owned(),
             note: "Perplexity at the training length, of the same weights.".to_owned(),
             head: ["method", "full", "as trained"].map(str::to_owned).to_vec(),
-            rows: self.rows.iter().filter(|row| row.trainable > 0).filter_map(row).collect(),
+            rows: self.rows.iter().filter_map(row).collect(),
         }
     }
 
@@ -284,15 +293,17 @@ impl Summary {
     }
 
     fn costs(&self) -> Vec<ReportCost> {
-        let trained = self.rows.iter().filter(|row| row.trainable > 0);
-        let cost = |row: &Row| ReportCost {
-            name: row.method.title.to_owned(),
-            context: self.longest,
-            seconds: row.seconds(),
-            peak_memory_bytes: row.peak_memory_bytes(),
-            trainable: Some(row.trainable),
+        let cost = |row: &Row| {
+            let Training { trainable, context_length } = row.training?;
+            Some(ReportCost {
+                name: row.method.title.to_owned(),
+                context: context_length,
+                seconds: row.seconds(),
+                peak_memory_bytes: row.peak_memory_bytes(),
+                trainable: Some(trainable),
+            })
         };
-        trained.map(cost).collect()
+        self.rows.iter().filter_map(cost).collect()
     }
 
     /// Of the first seed.

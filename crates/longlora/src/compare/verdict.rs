@@ -60,7 +60,10 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
         true => format!("though it, as all of them, lost more than {limit:.0} % at a short length"),
     };
     let cost = match cheapest.seconds > 0.0 {
-        true => format!("it trained for {:.0} s, the least of them", cheapest.seconds),
+        true if pool.len() > 1 => {
+            format!("it trained for {:.0} s, the least of them", cheapest.seconds)
+        }
+        true => format!("it trained for {:.0} s", cheapest.seconds),
         false => "it needs no training".to_owned(),
     };
     reasons.push(format!("Recommended: {}; {short}, and {cost}.", cheapest.title));
