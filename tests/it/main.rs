@@ -9,6 +9,8 @@ mod gradients; // gradients by parameter name, and how far two sets of tensors a
 #[path = "../../crates/longlora-hub/tests/it/server.rs"]
 mod server; // HTTP, one request per connection
 mod random; // random models and batches, from seeds
+mod place; // a folder in which runs are made
+mod sentence; // what an error has to be
 
 // Against other programs.
 mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
@@ -31,8 +33,10 @@ mod storage; // weights kept in bf16 compute what the same numbers in f32 do
 mod export; // what other programs get computes the same
 mod pickles; // PyTorch files: read as safetensors are, torn ones named
 mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does
+mod bad_runs; // runs that cannot go on: what is refused, and what is kept
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
+mod adapter_errors; // the same of adapters
 mod cli; // the program from outside: what the terminal shows, and the exit codes
 mod evaluating; // `eval` beside perplexity, and `compare`: what is asked, kept and gone on with
 mod bench; // `longlora bench`: the floor, and what is measured over it

@@ -1,12 +1,11 @@
-//! Runs that are stopped, crash, or go wrong: what is left, and that going on ends where an uninterrupted run does.
+//! Runs that are stopped or crash: going on ends where an uninterrupted run does.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 use burn::train::TrainStep;
-use longlora_adapters::AdapterConfig;
 use longlora_attention::AttentionPattern;
 use longlora_data::{BatchStream, Order, Windows};
 use longlora_llama::{
@@ -14,109 +13,16 @@ use longlora_llama::{
     write_tensors,
 };
 use longlora_train::{
-    Checkpoint, Event, Execution, FinetuneConfig, HeldOut, LearningRates, ModelConfig, ModelSizes,
-    Optimizer, Outcome, PretrainConfig, RunFolder, StepBatch, StepReport, Stop, TrainError,
-    Trainee, TrainingConfig, extended_rope, finetune, pretrain, resume,
+    Event, Execution, FinetuneConfig, HeldOut, ModelConfig, ModelSizes, Optimizer, Outcome,
+    PretrainConfig, RunFolder, StepBatch, StepReport, Stop, Trainee, TrainingConfig, extended_rope,
+    pretrain,
 };
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::fixture::{Tensors, golden, model_with, read, write, write_json};
+use crate::place::{NEVER, Place, adapters, files, metrics, names};
 use crate::random::tokens;
-
-/// A folder with training data, in which runs are made.
-struct Place {
-    folder: TempDir,
-    model: PathBuf,
-}
-
-impl Place {
-    /// Nine documents of token ids, of unequal lengths.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let documents: Vec<_> = (0..9).map(|n| tokens(150 + 31 * n, 96, n as u64)).collect();
-        write_json(&folder.path().join("data.json"), &json!(documents));
-        Self { folder, model: golden("tiny/model") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Twelve steps at 160 tokens, beyond the 128 of the model: dropout, warm-up, clipping, two micro-batches, and a
-    /// checkpoint at every fourth step.
-    fn config(&self) -> FinetuneConfig {
-        let mut config = FinetuneConfig::longlora(self.model.clone(), self.path("data.json"), 160);
-        config.seed = 21;
-        adapters(&mut config).lora.as_mut().unwrap().dropout = 0.1;
-        let training = &mut config.training;
-        training.steps = 12;
-        training.accumulation = 2;
-        training.parallel = 2;
-        training.warmup_steps = 3;
-        training.save_every = 4;
-        training.learning_rates =
-            LearningRates { lora: 1e-2, norms_and_embeddings: 1e-3, rope_offsets: 1e-2 };
-        config
-    }
-
-    /// Runs `config` into a folder, and asks it to stop after step `stop_after`.
-    fn run(
-        &self,
-        name: &str,
-        config: &FinetuneConfig,
-        stop_after: u64,
-    ) -> Result<Outcome, TrainError> {
-        let run = RunFolder::create(&self.path(name)).unwrap();
-        let stop = Stop::default();
-        finetune(config, &run, &Device::default(), &stop, &mut |event| {
-            if matches!(event, Event::Stepped(report) if report.step == stop_after) {
-                stop.request();
-            }
-        })
-    }
-
-    fn resume(&self, name: &str) -> Result<Outcome, TrainError> {
-        let run = RunFolder::open(&self.path(name))?;
-        resume(&run, &Device::default(), &Stop::default(), &mut |_| {})
-    }
-}
-
-const NEVER: u64 = 0;
-
-/// What the run attaches.
-fn adapters(config: &mut FinetuneConfig) -> &mut AdapterConfig {
-    config.adapters.as_mut().expect("something is attached")
-}
-
-/// The files of a folder, by name.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let mut files: Vec<_> = entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), read(&entry.path())))
-        .collect();
-    files.sort();
-    files
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// `metrics.jsonl`, without what two runs never share: time and memory.
-fn metrics(run: &Path) -> Vec<StepReport> {
-    let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
-    let report = |line: &str| StepReport {
-        step_time_ms: 0.0,
-        peak_memory_bytes: None,
-        ..serde_json::from_str(line).unwrap()
-    };
-    text.lines().map(report).collect()
-}
+use crate::sentence;
 
 /// Stops a run after step 5, lets `meddle` do to its folder what a crash may do, resumes it, and expects the files of
 /// an uninterrupted run: every byte of the adapter and of the last checkpoint's weights, every number of the metrics.
@@ -377,93 +283,6 @@ fn only_the_latest_checkpoints_are_kept() {
     assert_eq!(names(&place.path("run/checkpoints/step-000008")), whole);
 }
 
-/// One sentence that holds all of `parts`.
-#[track_caller]
-fn check_error(error: &TrainError, parts: &[&str]) {
-    let text = error.to_string();
-    assert!(!text.contains('\n'), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "no `{part}` in: {text}");
-    }
-}
-
-#[test]
-fn changed_data_are_refused() {
-    let place = Place::new();
-    place.run("run", &place.config(), 5).unwrap();
-    write_json(&place.path("data.json"), &json!([tokens(2000, 96, 77)]));
-    let error = place.resume("run").unwrap_err();
-    assert!(matches!(error, TrainError::NotResumable { .. }), "{error:?}");
-    check_error(&error, &["data.json", "no longer what the run began with"]);
-}
-
-#[test]
-fn a_run_folder_is_never_overwritten_and_another_folder_never_resumed() {
-    let place = Place::new();
-    place.run("run", &place.config(), 1).unwrap();
-    let error = RunFolder::create(&place.path("run")).unwrap_err();
-    check_error(&error, &[&place.path("run").display().to_string(), "exists already"]);
-    let error = place.resume("nowhere").unwrap_err();
-    check_error(&error, &["nowhere", "not a run folder"]);
-    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
-    let error = place.resume("run").unwrap_err();
-    check_error(&error, &["checkpoints", "no checkpoint"]);
-}
-
-#[test]
-fn a_diverging_run_stops_and_keeps_its_last_checkpoint() {
-    let place = Place::new();
-    let mut config = place.config();
-    config.training.warmup_steps = 0;
-    config.training.save_every = 1;
-    config.training.learning_rates =
-        LearningRates { lora: 1e30, norms_and_embeddings: 1e30, rope_offsets: 1e30 };
-    let error = place.run("run", &config, NEVER).unwrap_err();
-    assert!(matches!(error, TrainError::NotFinite { step: 2, .. }), "{error:?}");
-    check_error(&error, &["step 2", "lower the learning rate", "last checkpoint is kept"]);
-    assert_eq!(names(&place.path("run/checkpoints")), ["step-000001"]);
-    assert_eq!(metrics(&place.path("run")).len(), 1);
-    let kept = read_tensors(&place.path("run/checkpoints/step-000001/trained.safetensors"));
-    let entries = kept.unwrap().into_values().flat_map(|t| t.iter::<f32>().collect::<Vec<_>>());
-    assert!({ entries }.all(f32::is_finite));
-}
-
-#[test]
-fn weights_that_are_no_numbers_are_found_at_the_first_step() {
-    let mut place = Place::new();
-    let broken = model_with(&golden("tiny/model"), json!({}));
-    let path = broken.path().join("model.safetensors");
-    let mut tensors = read_tensors(&path).unwrap();
-    let norm = tensors.get_mut("model.layers.1.input_layernorm.weight").unwrap();
-    *norm = TensorData::new(vec![f32::NAN; norm.num_elements()], norm.shape().clone());
-    write_tensors(&path, &tensors).unwrap();
-    place.model = broken.path().to_owned();
-    let error = place.run("run", &place.config(), NEVER).unwrap_err();
-    assert!(matches!(error, TrainError::NotFinite { step: 1, .. }), "{error:?}");
-    assert!(!place.path("run/checkpoints").exists(), "a checkpoint of what went wrong");
-}
-
-#[test]
-fn documents_of_one_token_are_nothing_to_learn_from() {
-    let place = Place::new();
-    let one_token_each: Vec<[u32; 1]> = (0..96).map(|token| [token]).collect();
-    write_json(&place.path("data.json"), &json!(one_token_each));
-    let mut config = place.config();
-    config.context.length = 12;
-    let error = place.run("run", &config, NEVER).unwrap_err();
-    assert!(matches!(error, TrainError::NoTargets { step: 1 }), "{error:?}");
-    check_error(&error, &["step 1", "nothing to predict"]);
-}
-
-#[test]
-fn tokens_of_another_model_are_refused_before_the_first_step() {
-    let place = Place::new();
-    write_json(&place.path("data.json"), &json!([tokens(900, 97, 1)]));
-    let error = place.run("run", &place.config(), NEVER).unwrap_err();
-    check_error(&error, &["`96`", "do not belong together"]);
-    assert!(!place.path("run/metrics.jsonl").exists());
-}
-
 /// Pre-training in the same way: stopped after step 3 of 6, and called again with the same folder.
 #[test]
 fn a_resumed_pretraining_writes_the_same_model() {
@@ -516,43 +335,5 @@ fn a_resumed_pretraining_writes_the_same_model() {
         &Stop::default(),
         &mut |_| {},
     );
-    check_error(&error.err().unwrap(), &["text.txt", "no longer what the run began with"]);
-}
-
-/// Cuts off, empties or spoils each file of a checkpoint: resuming names the file.
-#[test]
-fn a_torn_checkpoint_is_an_error_that_names_the_file() {
-    let place = Place::new();
-    place.run("run", &place.config(), 5).unwrap();
-    let checkpoint = place.path("run/checkpoints/step-000005");
-    for (name, contents) in files(&checkpoint) {
-        let path = checkpoint.join(&name);
-        let length = contents.len();
-        for kept in [0, 1, 7, 8, 9, 20, length / 2, length - 1] {
-            write(&path, &contents[..kept]);
-            let error = place.resume("run").unwrap_err();
-            check_error(&error, &[&path.display().to_string()]);
-        }
-        write(&path, vec![b'x'; length]);
-        check_error(&place.resume("run").unwrap_err(), &[&path.display().to_string()]);
-        fs::remove_file(&path).unwrap();
-        check_error(&place.resume("run").unwrap_err(), &[&path.display().to_string()]);
-        write(&path, &contents);
-    }
-    place.resume("run").unwrap();
-}
-
-#[test]
-fn a_checkpoint_of_another_adapter_is_refused() {
-    let place = Place::new();
-    let config = place.config();
-    place.run("run", &config, 5).unwrap();
-    let checkpoints = place.path("run/checkpoints");
-    let llama = load_pretrained(&place.model, &Device::default().autodiff()).unwrap();
-    let mut other = config.adapters.clone().unwrap();
-    other.lora.as_mut().unwrap().rank = 4;
-    let llama = llama.attach(&other, 0);
-    let selection = Selection::Adapter(other);
-    let error = Checkpoint::load(&checkpoints, llama, &selection, &config.training).err().unwrap();
-    check_error(&error, &["trained.safetensors", "lora_A.weight", "[8, 64]", "[4, 64]"]);
+    sentence::check(&error.err().unwrap(), &["text.txt", "no longer what the run began with"]);
 }

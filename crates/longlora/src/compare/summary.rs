@@ -69,6 +69,19 @@ impl Row {
         (0..lengths).map(of_length).collect()
     }
 
+    /// Mean score of each passkey over the seeds, which were all asked the same.
+    fn passkeys(&self) -> Vec<f64> {
+        let of_seed = |(_, measured, _): &(_, Measured, _)| -> Vec<f64> {
+            measured.answers.iter().map(|answer| answer.score).collect()
+        };
+        let scores: Vec<Vec<f64>> = self.seeds.iter().map(of_seed).collect();
+        let count = scores.first().map_or(0, Vec::len);
+        let mean = |question: usize| {
+            scores.iter().map(|seed| seed[question]).sum::<f64>() / scores.len() as f64
+        };
+        (0..count).map(mean).collect()
+    }
+
     fn answers(&self) -> Vec<Answer> {
         self.seeds.iter().flat_map(|(_, measured, _)| measured.answers.clone()).collect()
     }
@@ -124,13 +137,14 @@ impl Summary {
         for row in &self.rows {
             let perplexities = row.perplexities()?;
             if let Some(longest) = perplexities.into_iter().find(|one| one.length == self.longest) {
-                measured.push((row, longest, self.retention(row)?));
+                measured.push((row, longest, self.retention(row)?, row.passkeys()));
             }
         }
-        let candidates = measured.iter().map(|(row, longest, retention)| Candidate {
+        let candidates = measured.iter().map(|(row, longest, retention, passkeys)| Candidate {
             title: row.method.title,
             longest,
             retention,
+            passkeys,
             seconds: row.seconds(),
         });
         recommend(&candidates.collect::<Vec<_>>())

@@ -1,7 +1,7 @@
 //! Which method to take, and why.
 
 use anyhow::Result;
-use longlora_eval::{Measurement, Retention, paired_difference};
+use longlora_eval::{Measurement, Retention, bootstrap, paired_difference};
 
 /// The short context may lose so much; `eval retention` has the same default.
 const LOSS: f64 = 0.05;
@@ -13,6 +13,8 @@ pub(super) struct Candidate<'a> {
     pub(super) longest: &'a Measurement,
     /// At the model's own length and below, against the untouched model.
     pub(super) retention: &'a [Retention],
+    /// Score of each passkey, the mean over the seeds; the same passkeys in every method.
+    pub(super) passkeys: &'a [f64],
     /// Seconds of training; none for an untrained one.
     pub(super) seconds: f64,
 }
@@ -21,28 +23,33 @@ impl Candidate<'_> {
     fn keeps_the_short_context(&self) -> bool {
         self.retention.iter().all(|row| row.passes(LOSS))
     }
+
+    /// Share of the passkeys, from 0 to 1.
+    fn found(&self) -> f64 {
+        self.passkeys.iter().sum::<f64>() / self.passkeys.len().max(1) as f64
+    }
+
+    /// As far as so many passkeys can tell, by the paired bootstrap over them.
+    fn finds_more_than(&self, other: &Self) -> bool {
+        let pairs = self.passkeys.iter().zip(other.passkeys);
+        let pieces: Vec<(f64, f64)> = pairs.map(|(ours, theirs)| (1.0, ours - theirs)).collect();
+        bootstrap(&pieces, 0).is_some_and(|interval| interval.low > 0.0)
+    }
 }
 
 /// One sentence per step of the decision: the best perplexity; those that cannot be told from it; of these, one that keeps
-/// the short context, and of these the cheapest.
+/// the short context and finds as many passkeys as any, and of these the cheapest. Then whatever else finds more.
 pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
     let by_nll =
         |a: &&Candidate<'_>, b: &&Candidate<'_>| a.longest.nll().total_cmp(&b.longest.nll());
     let Some(best) = candidates.iter().min_by(by_nll) else { return Ok(vec![]) };
-    let length = best.longest.length;
     let mut reasons = vec![format!(
-        "At {length} tokens {} has the lowest perplexity, {:.3}.",
+        "At {} tokens {} has the lowest perplexity, {:.3}.",
+        best.longest.length,
         best.title,
         best.longest.perplexity()
     )];
-    let mut equals = vec![];
-    for candidate in candidates {
-        let difference = paired_difference(candidate.longest, best.longest)?;
-        let told = difference.interval.is_some_and(|interval| interval.excludes_zero());
-        if !told {
-            equals.push(candidate);
-        }
-    }
+    let equals = equals(candidates, best)?;
     let others: Vec<&str> =
         equals.iter().map(|one| one.title).filter(|title| *title != best.title).collect();
     if !others.is_empty() {
@@ -53,21 +60,71 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
     }
     let keeping: Vec<_> =
         equals.iter().copied().filter(|one| one.keeps_the_short_context()).collect();
-    let (pool, limit) = (if keeping.is_empty() { &equals } else { &keeping }, 100.0 * LOSS);
-    let cheapest = pool.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap_or(&best);
-    let short = match keeping.is_empty() {
-        false => format!("none of its short lengths lost more than {limit:.0} %"),
-        true => format!("though it, as all of them, lost more than {limit:.0} % at a short length"),
-    };
-    let cost = match cheapest.seconds > 0.0 {
-        true if pool.len() > 1 => {
-            format!("it trained for {:.0} s, the least of them", cheapest.seconds)
+    let keeps = !keeping.is_empty();
+    let pool = finding(if keeps { &keeping } else { &equals });
+    let by_cost = |a: &&&Candidate<'_>, b: &&&Candidate<'_>| a.seconds.total_cmp(&b.seconds);
+    let chosen = pool.iter().min_by(by_cost).copied().unwrap_or(best);
+    reasons.push(recommendation(chosen, keeps, pool.len()));
+    reasons.extend(warning(candidates, chosen));
+    Ok(reasons)
+}
+
+/// Those whose perplexity cannot be told from the best one's.
+fn equals<'a>(
+    candidates: &'a [Candidate<'a>],
+    best: &Candidate<'_>,
+) -> Result<Vec<&'a Candidate<'a>>> {
+    let mut equals = vec![];
+    for candidate in candidates {
+        let difference = paired_difference(candidate.longest, best.longest)?;
+        let told = difference.interval.is_some_and(|interval| interval.excludes_zero());
+        if !told {
+            equals.push(candidate);
         }
-        true => format!("it trained for {:.0} s", cheapest.seconds),
+    }
+    Ok(equals)
+}
+
+/// Those that find as many passkeys as the best of them, as far as it can be told.
+fn finding<'a>(pool: &[&'a Candidate<'a>]) -> Vec<&'a Candidate<'a>> {
+    let best = pool.iter().max_by(|a, b| a.found().total_cmp(&b.found()));
+    let as_many = |one: &&Candidate<'_>| best.is_none_or(|best| !best.finds_more_than(one));
+    pool.iter().copied().filter(as_many).collect()
+}
+
+/// `keeps` says whether the short context was kept, and `pool` of how many the chosen one is the cheapest.
+fn recommendation(chosen: &Candidate<'_>, keeps: bool, pool: usize) -> String {
+    let limit = 100.0 * LOSS;
+    let short = match keeps {
+        true => format!("none of its short lengths lost more than {limit:.0} %"),
+        false => {
+            format!("though it, as all of them, lost more than {limit:.0} % at a short length")
+        }
+    };
+    let cost = match chosen.seconds > 0.0 {
+        true if pool > 1 => format!("it trained for {:.0} s, the least of them", chosen.seconds),
+        true => format!("it trained for {:.0} s", chosen.seconds),
         false => "it needs no training".to_owned(),
     };
-    reasons.push(format!("Recommended: {}; {short}, and {cost}.", cheapest.title));
-    Ok(reasons)
+    let passkeys = match chosen.passkeys {
+        [] => String::new(),
+        passkeys => {
+            format!(", it finds {:.0} % of {} passkeys", 100.0 * chosen.found(), passkeys.len())
+        }
+    };
+    format!("Recommended: {}; {short}{passkeys}, and {cost}.", chosen.title)
+}
+
+/// Perplexity says little about whether a fact is found again: a method that does that better is named.
+fn warning(candidates: &[Candidate<'_>], chosen: &Candidate<'_>) -> Option<String> {
+    let best = candidates.iter().max_by(|a, b| a.found().total_cmp(&b.found()))?;
+    best.finds_more_than(chosen).then(|| {
+        format!(
+            "{} finds more passkeys, {:.0} %: take it where single facts must be found again.",
+            best.title,
+            100.0 * best.found()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -108,6 +165,7 @@ mod tests {
             title,
             longest,
             retention,
+            passkeys: &[],
             seconds,
         };
         let candidates: Vec<_> = candidates.iter().map(candidate).collect();
@@ -134,5 +192,33 @@ mod tests {
         );
         check(&[("slow", &good, &lost(0.2), 90.0)], &["Recommended: slow; though it"]);
         check(&[("free", &good, &kept, 0.0)], &["needs no training"]);
+    }
+    #[test]
+    fn what_finds_fewer_passkeys_is_not_recommended_for_its_cost() {
+        let (good, equal, bad) =
+            (measurement(0.0, 0.0), measurement(0.001, 0.05), measurement(0.5, 0.01));
+        let kept = lost(0.01);
+        let candidate = |title, longest, passkeys, seconds| Candidate {
+            title,
+            longest,
+            retention: &kept,
+            passkeys,
+            seconds,
+        };
+        let (all, half, none) = ([1.0; 20], [[1.0, 0.0]; 10].concat(), [0.0; 20]);
+        let say = |candidates: &[Candidate<'_>]| recommend(candidates).unwrap().join(" ");
+        let said =
+            say(&[candidate("slow", &good, &all, 90.0), candidate("fast", &equal, &none, 9.0)]);
+        assert!(said.contains("Recommended: slow;"), "{said}");
+        assert!(said.contains("it finds 100 % of 20 passkeys, and"), "{said}");
+        assert!(!said.contains("finds more"), "{said}");
+
+        let said =
+            say(&[candidate("slow", &good, &half, 90.0), candidate("free", &bad, &all, 0.0)]);
+        assert!(said.contains("Recommended: slow; "), "{said}");
+        assert!(
+            said.contains("50 % of 20") && said.contains("free finds more passkeys, 100 %"),
+            "{said}"
+        );
     }
 }

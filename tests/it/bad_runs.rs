@@ -1,0 +1,128 @@
+//! Runs that cannot go on: what is refused, what is kept, and how it is said.
+
+use std::fs;
+
+use burn::tensor::{Device, TensorData};
+use longlora_llama::{Selection, load_pretrained, read_tensors, write_tensors};
+use longlora_train::{Checkpoint, LearningRates, RunFolder, TrainError};
+use serde_json::json;
+
+use crate::fixture::{golden, model_with, write, write_json};
+use crate::place::{NEVER, Place, files, metrics, names};
+use crate::random::tokens;
+use crate::sentence;
+
+#[test]
+fn changed_data_are_refused() {
+    let place = Place::new();
+    place.run("run", &place.config(), 5).unwrap();
+    write_json(&place.path("data.json"), &json!([tokens(2000, 96, 77)]));
+    let error = place.resume("run").unwrap_err();
+    assert!(matches!(error, TrainError::NotResumable { .. }), "{error:?}");
+    sentence::check(&error, &["data.json", "no longer what the run began with"]);
+}
+
+#[test]
+fn a_run_folder_is_never_overwritten_and_another_folder_never_resumed() {
+    let place = Place::new();
+    place.run("run", &place.config(), 1).unwrap();
+    let error = RunFolder::create(&place.path("run")).unwrap_err();
+    sentence::check(&error, &[&place.path("run").display().to_string(), "exists already"]);
+    let error = place.resume("nowhere").unwrap_err();
+    sentence::check(&error, &["nowhere", "not a run folder"]);
+    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    let error = place.resume("run").unwrap_err();
+    sentence::check(&error, &["checkpoints", "no checkpoint"]);
+}
+
+#[test]
+fn a_diverging_run_stops_and_keeps_its_last_checkpoint() {
+    let place = Place::new();
+    let mut config = place.config();
+    config.training.warmup_steps = 0;
+    config.training.save_every = 1;
+    config.training.learning_rates =
+        LearningRates { lora: 1e30, norms_and_embeddings: 1e30, rope_offsets: 1e30 };
+    let error = place.run("run", &config, NEVER).unwrap_err();
+    assert!(matches!(error, TrainError::NotFinite { step: 2, .. }), "{error:?}");
+    sentence::check(&error, &["step 2", "lower the learning rate", "last checkpoint is kept"]);
+    assert_eq!(names(&place.path("run/checkpoints")), ["step-000001"]);
+    assert_eq!(metrics(&place.path("run")).len(), 1);
+    let kept = read_tensors(&place.path("run/checkpoints/step-000001/trained.safetensors"));
+    let entries = kept.unwrap().into_values().flat_map(|t| t.iter::<f32>().collect::<Vec<_>>());
+    assert!({ entries }.all(f32::is_finite));
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_found_at_the_first_step() {
+    let mut place = Place::new();
+    let broken = model_with(&golden("tiny/model"), json!({}));
+    let path = broken.path().join("model.safetensors");
+    let mut tensors = read_tensors(&path).unwrap();
+    let norm = tensors.get_mut("model.layers.1.input_layernorm.weight").unwrap();
+    *norm = TensorData::new(vec![f32::NAN; norm.num_elements()], norm.shape().clone());
+    write_tensors(&path, &tensors).unwrap();
+    place.model = broken.path().to_owned();
+    let error = place.run("run", &place.config(), NEVER).unwrap_err();
+    assert!(matches!(error, TrainError::NotFinite { step: 1, .. }), "{error:?}");
+    assert!(!place.path("run/checkpoints").exists(), "a checkpoint of what went wrong");
+}
+
+#[test]
+fn documents_of_one_token_are_nothing_to_learn_from() {
+    let place = Place::new();
+    let one_token_each: Vec<[u32; 1]> = (0..96).map(|token| [token]).collect();
+    write_json(&place.path("data.json"), &json!(one_token_each));
+    let mut config = place.config();
+    config.context.length = 12;
+    let error = place.run("run", &config, NEVER).unwrap_err();
+    assert!(matches!(error, TrainError::NoTargets { step: 1 }), "{error:?}");
+    sentence::check(&error, &["step 1", "nothing to predict"]);
+}
+
+#[test]
+fn tokens_of_another_model_are_refused_before_the_first_step() {
+    let place = Place::new();
+    write_json(&place.path("data.json"), &json!([tokens(900, 97, 1)]));
+    let error = place.run("run", &place.config(), NEVER).unwrap_err();
+    sentence::check(&error, &["`96`", "do not belong together"]);
+    assert!(!place.path("run/metrics.jsonl").exists());
+}
+
+/// Cuts off, empties or spoils each file of a checkpoint: resuming names the file.
+#[test]
+fn a_torn_checkpoint_is_an_error_that_names_the_file() {
+    let place = Place::new();
+    place.run("run", &place.config(), 5).unwrap();
+    let checkpoint = place.path("run/checkpoints/step-000005");
+    for (name, contents) in files(&checkpoint) {
+        let path = checkpoint.join(&name);
+        let length = contents.len();
+        for kept in [0, 1, 7, 8, 9, 20, length / 2, length - 1] {
+            write(&path, &contents[..kept]);
+            let error = place.resume("run").unwrap_err();
+            sentence::check(&error, &[&path.display().to_string()]);
+        }
+        write(&path, vec![b'x'; length]);
+        sentence::check(&place.resume("run").unwrap_err(), &[&path.display().to_string()]);
+        fs::remove_file(&path).unwrap();
+        sentence::check(&place.resume("run").unwrap_err(), &[&path.display().to_string()]);
+        write(&path, &contents);
+    }
+    place.resume("run").unwrap();
+}
+
+#[test]
+fn a_checkpoint_of_another_adapter_is_refused() {
+    let place = Place::new();
+    let config = place.config();
+    place.run("run", &config, 5).unwrap();
+    let checkpoints = place.path("run/checkpoints");
+    let llama = load_pretrained(&place.model, &Device::default().autodiff()).unwrap();
+    let mut other = config.adapters.clone().unwrap();
+    other.lora.as_mut().unwrap().rank = 4;
+    let llama = llama.attach(&other, 0);
+    let selection = Selection::Adapter(other);
+    let error = Checkpoint::load(&checkpoints, llama, &selection, &config.training).err().unwrap();
+    sentence::check(&error, &["trained.safetensors", "lora_A.weight", "[8, 64]", "[4, 64]"]);
+}
