@@ -235,19 +235,6 @@ pub enum EvalError {
         /// What is wrong.
         problem: String,
     },
-    /// A task of LongBench in Chinese.
-    #[error(
-        "`{path}` line `{line}` is of `{task}`, which is in Chinese and would need a Chinese word segmenter; \
-         use the tasks in English and code"
-    )]
-    ChineseTask {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// The task.
-        task: String,
-    },
     /// A task that LongBench does not have.
     #[error(
         "`{path}` line `{line}` is of `{task}`, which is no task of LongBench; use the public files of its first \

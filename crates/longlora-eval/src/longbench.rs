@@ -1,8 +1,8 @@
 //! LongBench: questions about long texts, summaries of them, and code (arXiv:2308.14508).
 //!
-//! Of its 21 tasks these are the 16 in English and code; the Chinese ones would need a Chinese word segmenter. The
-//! templates and the rules are those of its first version (THUDM/LongBench, commit 2e00731), which is under the MIT
-//! licence: Copyright (c) 2023 THU-KEG & Zhipu AI.
+//! All of its 21 tasks: 14 in English, five in Chinese, and two of code. The templates and the rules are those of its
+//! first version (THUDM/LongBench, commit 2e00731), which is under the MIT licence: Copyright (c) 2023 THU-KEG & Zhipu
+//! AI.
 
 mod task;
 mod items; // its own files

@@ -3,8 +3,13 @@
 //! LongBench's are those of its `metrics.py` (arXiv:2308.14508, commit 2e00731) with the packages that its
 //! `requirements.txt` asks for. All are from 0 to 1.
 
+mod chinese;
+
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::ops::Range;
+
+pub(crate) use chinese::{f1_zh, paragraph_zh, rouge_zh};
 
 /// The runs of decimal digits in a text, as Python's `re.findall(r"\d+")` finds them: of any script, but no fractions,
 /// superscripts or Roman numerals.
@@ -27,25 +32,7 @@ pub(crate) fn contains(output: &str, answer: &str) -> bool {
 /// Differs from it: vowel signs of Indic scripts belong to words, so that no article ends before one.
 pub(crate) fn token_f1(output: &str, answer: &str) -> f64 {
     let (output, answer) = (without_articles(output), without_articles(answer));
-    let mut left: HashMap<&str, usize> = HashMap::new();
-    for word in words(&answer) {
-        *left.entry(word).or_default() += 1;
-    }
-    let mut common = 0.0;
-    for word in words(&output) {
-        if let Some(count) = left.get_mut(word)
-            && *count > 0
-        {
-            *count -= 1;
-            common += 1.0;
-        }
-    }
-    if common == 0.0 {
-        return 0.0;
-    }
-    let precision = common / words(&output).count() as f64;
-    let recall = common / words(&answer).count() as f64;
-    2.0 * precision * recall / (precision + recall)
+    f1(&words(&output).collect::<Vec<_>>(), &words(&answer).collect::<Vec<_>>())
 }
 
 /// F-measure of ROUGE-L, LongBench's `rouge_score`: `rouge-l` of the package `rouge` 1.0.1.
@@ -101,10 +88,7 @@ pub(crate) fn class(output: &str, answer: &str, classes: &[String]) -> f64 {
 ///
 /// Differs from it: an answer that names no paragraph gives 0; there it ends the program.
 pub(crate) fn paragraph(output: &str, answer: &str) -> f64 {
-    let behind = answer.split("Paragraph ").skip(1);
-    let mut numbered = behind.filter(|text| text.starts_with(is_digit));
-    let number = numbered.next().and_then(|text| numbers(text).next());
-    number.map_or(0.0, |number| count(output, number))
+    numbered("Paragraph ", output, answer)
 }
 
 /// The share of the output's numbers that are the answer, digit by digit: LongBench's `count_score`.
@@ -131,6 +115,37 @@ pub(crate) fn code_line(output: &str, answer: &str) -> f64 {
     (100.0 * ratio).round_ties_even() / 100.0
 }
 
+/// F1 of the words of both, in whatever order.
+fn f1<Word: Eq + Hash>(output: &[Word], answer: &[Word]) -> f64 {
+    let mut left: HashMap<&Word, usize> = HashMap::new();
+    for word in answer {
+        *left.entry(word).or_default() += 1;
+    }
+    let mut common = 0.0;
+    for word in output {
+        if let Some(count) = left.get_mut(word)
+            && *count > 0
+        {
+            *count -= 1;
+            common += 1.0;
+        }
+    }
+    if common == 0.0 {
+        return 0.0;
+    }
+    let precision = common / output.len() as f64;
+    let recall = common / answer.len() as f64;
+    2.0 * precision * recall / (precision + recall)
+}
+
+/// The share of the output's numbers that are the first one directly behind `name` in the answer.
+fn numbered(name: &str, output: &str, answer: &str) -> f64 {
+    let behind = answer.split(name).skip(1);
+    let mut numbered = behind.filter(|text| text.starts_with(is_digit));
+    let number = numbered.next().and_then(|text| numbers(text).next());
+    number.map_or(0.0, |number| count(output, number))
+}
+
 fn is_code(line: &str) -> bool {
     !["`", "#", "//"].into_iter().any(|mark| line.contains(mark))
 }
@@ -151,10 +166,14 @@ fn is_digit(character: char) -> bool {
     character.is_ascii_digit() || (!character.is_ascii() && of_another_script())
 }
 
-/// As Python's `str.split()`, which takes four more control characters for space than Unicode does.
+/// As Python's `str.split()`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    let space = |character: char| character.is_whitespace() || matches!(character, '\x1c'..='\x1f');
-    text.split(space).filter(|word| !word.is_empty())
+    text.split(is_space).filter(|word| !word.is_empty())
+}
+
+/// Python takes four more control characters for space than Unicode does.
+fn is_space(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\x1c'..='\x1f')
 }
 
 /// A text in lower case, its punctuation taken away, and a space in place of each article.
@@ -300,7 +319,7 @@ mod tests {
     }
 
     /// Output, answer and score.
-    type Case = (String, String, f64);
+    pub(super) type Case = (String, String, f64);
 
     #[derive(Deserialize)]
     struct Classified {
@@ -313,7 +332,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(cases: &[Case], score: impl Fn(&str, &str) -> f64) {
+    pub(super) fn check(cases: &[Case], score: impl Fn(&str, &str) -> f64) {
         for (output, answer, expected) in cases {
             let ours = score(output, answer);
             assert!(

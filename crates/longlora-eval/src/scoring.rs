@@ -18,12 +18,18 @@ pub enum Scoring {
     AnyOf,
     /// F1 of its words, without case, punctuation and articles: SQuAD's, LongBench's `qa_f1_score`.
     TokenF1,
+    /// F1 of its words in Chinese, LongBench's `qa_f1_zh_score`.
+    TokenF1Zh,
     /// ROUGE-L's F-measure, LongBench's `rouge_score`.
     RougeL,
+    /// The same of its words in Chinese, LongBench's `rouge_zh_score`.
+    RougeLZh,
     /// It names the right one of these classes, and no other. LongBench's `classification_score`.
     Class(Vec<String>),
     /// The share of its numbers that are the right paragraph's. LongBench's `retrieval_score`.
     Paragraph,
+    /// The same for an answer in Chinese. LongBench's `retrieval_zh_score`.
+    ParagraphZh,
     /// The share of its numbers that are the right one. LongBench's `count_score`.
     Count,
     /// How alike its first line of code and the right one are. LongBench's `code_sim_score`.
@@ -52,9 +58,12 @@ impl Scoring {
             }
             Self::AnyOf => best(&|answer| holds(metrics::contains(output, answer))),
             Self::TokenF1 => best(&|answer| metrics::token_f1(output, answer)),
+            Self::TokenF1Zh => best(&|answer| metrics::f1_zh(output, answer)),
             Self::RougeL => best(&|answer| metrics::rouge_l(output, answer)),
+            Self::RougeLZh => best(&|answer| metrics::rouge_zh(output, answer)),
             Self::Class(classes) => best(&|answer| metrics::class(output, answer, classes)),
             Self::Paragraph => best(&|answer| metrics::paragraph(output, answer)),
+            Self::ParagraphZh => best(&|answer| metrics::paragraph_zh(output, answer)),
             Self::Count => best(&|answer| metrics::count(output, answer)),
             Self::CodeLine => best(&|answer| metrics::code_line(output, answer)),
             Self::FirstLine(scoring) => {

@@ -24,7 +24,7 @@ pub(crate) struct Qa {
     data: LongBenchArgs,
 }
 
-/// Summaries of long texts: LongBench's gov_report, qmsum and multi_news, by ROUGE-L.
+/// Summaries of long texts: LongBench's gov_report, qmsum, multi_news and vcsum, by ROUGE-L.
 #[derive(Args)]
 pub(crate) struct Summarize {
     #[command(flatten)]

@@ -1,8 +1,9 @@
 """Writes the golden scores of LongBench's metrics: `python make_metrics.py LONGBENCH`.
 
-LONGBENCH is the folder of LongBench (THUDM/LongBench, commit 2e00731) that holds `metrics.py`. It needs rouge 1.0.1 and
-fuzzywuzzy 0.18.0, as its requirements.txt has them: without python-Levenshtein, with which `fuzz.ratio` would be another
-number. `contains` is RULER's `string_match_all` and `string_match_part` for one reference. All texts are ours.
+LONGBENCH is the folder of LongBench (THUDM/LongBench, commit 2e00731) that holds `metrics.py`. It needs rouge 1.0.1,
+jieba 0.42.1 and fuzzywuzzy 0.18.0, as its requirements.txt has them: without python-Levenshtein, with which
+`fuzz.ratio` would be another number. `contains` is RULER's `string_match_all` and `string_match_part` for one reference.
+All texts are ours.
 """
 
 import difflib
@@ -10,13 +11,11 @@ import json
 import random
 import re
 import sys
-import types
 from pathlib import Path
 
+import jieba
 from fuzzywuzzy import fuzz
 
-# Chinese words, which are none of ours.
-sys.modules["jieba"] = types.ModuleType("jieba")
 sys.path.insert(0, sys.argv[1])
 import metrics  # noqa: E402
 
@@ -218,6 +217,111 @@ CODE = [
     ("".join(map(chr, range(200, 460))), "".join(map(chr, range(210, 470)))),
 ]
 
+CHINESE = [
+    ("", ""),
+    ("", "北京"),
+    ("北京", ""),
+    (" \n\t\u3000", "北京"),
+    ("。", "北京"),
+    ("，。！？", "。"),
+    ("...", "北京"),
+    ("北京", "北京"),
+    ("北京。", "北京"),
+    ("上海", "北京"),
+    ("北京上海", "上海北京"),
+    ("答案是北京。", "北京"),
+    ("磨坊在河边。", "河边的磨坊"),
+    ("首都是北京市", "中国的首都是北京。"),
+    ("对", "是的"),
+    ("是的，他去了。", "是"),
+    ("根据文章无法回答该问题。", "无法回答"),
+    ("下雨下雨下雨", "下雨"),
+    ("下雨", "下雨，下雨，还是下雨"),
+    ("先下雨后下雪再下雨", "下雪下雨刮风"),
+    ("他在1998年出生于杭州。", "1998年"),
+    ("2019-05-01", "2019年5月1日"),
+    ("二〇一九年五月一日", "2019年5月1日"),
+    ("2019/5/1 08:30", "8:30"),
+    ("3.14和2,718", "3.14"),
+    ("增长了12.5%，而不是8%。", "12.5%"),
+    ("共花费￥1,000.00元（约合$140）", "1000元"),
+    ("版本1.2.3以及v2.0-rc.1", "1.2"),
+    ("1.2a和1.2%b以及a%.5", "1.2"),
+    ("GPT-4与BERT_base的比较", "gpt 4"),
+    ("BERT_base_v1.0-zh--", "bert base"),
+    ("请访问www.example.com/a-b.html或写信给li_ming@example.org。", "www.example.com"),
+    ("C++和c#语言", "c++语言"),
+    ("AT&T公司的T恤", "AT&T"),
+    ("A型血", "a型血"),
+    ("U盘和4S店", "u盘"),
+    ("α射线与γ射线", "γ射线"),
+    ("The mill was sold to 王明 in 1866.", "王明 1866"),
+    ("the-end and the end", "The End"),
+    ("《河边的磨坊》的作者是林小雨。", "《河边的磨坊》"),
+    ("“好的”，她说：“明天见！”", "好的，明天见"),
+    ("！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏.", "标点"),
+    ("〈一〉《二》〇￥·—", "一二"),
+    ("ＡＢＣ１２３", "abc123"),
+    ("ＡＢＣ１２３", "ａｂｃ１２３"),
+    ("台灣的首都在臺北", "台湾的首都在台北"),
+    ("㐀㐁是罕用字，我㐀你们", "㐀㐁罕用字"),
+    ("𠮷野先生住在𠮷野町", "吉野先生"),
+    ("鿕鿖鿿三个字", "三个字"),
+    ("龘龘龘龘", "龘龘"),
+    ("日本の首都は東京です。", "東京"),
+    ("서울은 수도입니다", "서울"),
+    ("Мельница стоит у реки", "мельница у реки"),
+    ("İstanbul和Straße", "istanbul strasse"),
+    ("好的🙂🙂", "好的🙂"),
+    ("北京 上海\t广州\u3000深圳\u00a0成都", "北京上海广州深圳成都"),
+    ("北京\x1c上海\x85广州\u200b深圳", "北京 上海 广州 深圳"),
+    ("第一行\n第二行\n\n第三行", "第二行第三行"),
+    ("一.二.三", "二.一"),
+    ("磨坊.卖了.他走了", "他走了。磨坊卖了。"),
+    ("欧阳明月和诸葛小亮去了图书馆", "诸葛小亮"),
+    ("赵铁柱、钱多多与孙晓丽", "孙晓丽和赵铁柱"),
+    ("雷克斯顿伯爵住在特罗维尔堡", "特罗维尔堡"),
+    ("研究生正在研究生物的起源", "研究生物起源"),
+    ("武汉市长江边的大桥修好了", "长江大桥"),
+    ("羽毛球拍卖光了才开拍卖会", "球拍卖光"),
+    ("那件事的确实行起来很难", "的确难实行"),
+    ("混合成分数相同的液体", "成分相同的液体"),
+    ("他画的确实像真马", "确实像"),
+    (
+        "会议讨论了新桥的费用，多数委员表示赞成。两位委员认为费用过高，表决推迟到下次会议。市长没有出席。",
+        "委员会讨论新桥的费用。两位委员认为太高，表决被推迟，将在下次市长出席的会议上进行。",
+    ),
+    (
+        "首先，需要准备身份证和户口本；其次，到当地派出所填写申请表，交费20元；最后等待15个工作日即可领取。",
+        "带上身份证、户口本到派出所填表，费用为20元，15个工作日后领取新证。",
+    ),
+    (
+        "本次会议由张主任主持，主要讨论三个问题：一是第三季度销售额比去年同期增长8.6%；二是新产品X-200的上市时间推迟到11月；"
+        "三是各部门要控制成本.\n会上，李经理汇报了客户的意见，王工程师解释了延期的原因。",
+        "会议讨论第三季度销售情况、新产品X-200的上市时间以及成本控制。李经理和王工程师分别汇报了客户意见和延期原因。",
+    ),
+    (
+        "感冒了可以多喝热水，注意休息，如果发烧超过38.5℃，建议服用退烧药并及时去医院就诊。",
+        "多喝水、多休息；体温高于38.5度时应服药并就医。",
+    ),
+]
+CHINESE_WORDS = ["磨坊", "河边", "卖", "的", "了", "在", "，", "。", "委员会", "2019", "年", "-", ".", "3.5", "%", "GPT", "_", "小雨"]
+CHINESE_PARAGRAPHS = [
+    ("段落3", "段落3"),
+    ("段落 3", "段落3"),
+    ("答案是：段落3。", "段落3"),
+    ("第3段", "段落3"),
+    ("第三段", "段落3"),
+    ("段落3和段落4", "段落3"),
+    ("段落3", "段落 段落3"),
+    ("4", "段落段落4"),
+    ("4", "段落四，段落4，段落5"),
+    ("12", "见段落12，而非段落3"),
+    ("段落３", "段落3"),
+    ("段落３", "段落３"),
+    ("Paragraph 3", "段落3"),
+]
+
 
 def drawn(count, words, lengths, joint, seed):
     """Pairs of texts of some of these words, for what nobody thinks of."""
@@ -240,6 +344,9 @@ texts = TEXTS + drawn(12, ["a", "the", "Mill", "mill.", "by", "river", ".", "186
 long = drawn(4, [f"w{n}" for n in range(90)] + ["w1.", "w2.", "."], (60, 120), " ", 2)
 code = CODE + drawn(12, list("ab c=()"), (1, 40), "", 3) + drawn(4, list("abcdefgh ij"), (190, 260), "", 4)
 nested = [(output, answer) for output in WITHIN for answer in WITHIN[:5]]
+chinese = CHINESE + drawn(20, CHINESE_WORDS, (1, 20), "", 5)
+# Characters that seldom stand beside each other: the hidden Markov model cuts them.
+chinese += drawn(20, list("磨坊河边卖的了在委员会议桥梁明月诸葛亮研究生命起源市长江大"), (2, 24), "", 6)
 found = lambda output, answer: 1.0 if answer.lower() in output.lower() else 0.0
 
 golden = {
@@ -252,6 +359,11 @@ golden = {
                         metrics.retrieval_score),
     "count": scored(COUNTED, metrics.count_score),
     "code_line": scored(code, metrics.code_sim_score),
+    "words_zh": [[text, list(jieba.cut(text, cut_all=False))] for pair in chinese for text in pair if text],
+    "f1_zh": scored(chinese, metrics.qa_f1_zh_score),
+    "rouge_zh": scored(chinese, metrics.rouge_zh_score),
+    "paragraph_zh": scored([(out, f"段落{n}") for out, n in COUNTED if n.isdigit()] + CHINESE_PARAGRAPHS,
+                           metrics.retrieval_zh_score),
 }
 GOLDEN.parent.mkdir(exist_ok=True)
 lines = [f'"{family}": [\n' + ",\n".join(json.dumps(case) for case in cases) + "\n]" for family, cases in golden.items()]
