@@ -30,9 +30,21 @@ fn a_run_folder_is_never_overwritten_and_another_folder_never_resumed() {
     sentence::check(&error, &[&place.path("run").display().to_string(), "exists already"]);
     let error = place.resume("nowhere").unwrap_err();
     sentence::check(&error, &["nowhere", "not a run folder"]);
+}
+
+#[test]
+fn a_run_that_was_stopped_before_its_first_checkpoint_begins_anew() {
+    let place = Place::new();
+    place.run("whole", &place.config(), NEVER).unwrap();
+    place.run("run", &place.config(), 1).unwrap();
     fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
-    let error = place.resume("run").unwrap_err();
-    sentence::check(&error, &["checkpoints", "no checkpoint"]);
+    fs::create_dir(place.path("run/checkpoints")).unwrap();
+    fs::remove_file(place.path("run/manifest.json")).unwrap();
+    place.resume("run").unwrap();
+    assert_eq!(metrics(&place.path("run")), metrics(&place.path("whole")));
+    // Even earlier: nothing but the folder is there.
+    fs::create_dir(place.path("empty")).unwrap();
+    RunFolder::create(&place.path("empty")).unwrap();
 }
 
 #[test]
@@ -45,7 +57,7 @@ fn a_diverging_run_stops_and_keeps_its_last_checkpoint() {
         LearningRates { lora: 1e30, norms_and_embeddings: 1e30, rope_offsets: 1e30 };
     let error = place.run("run", &config, NEVER).unwrap_err();
     assert!(matches!(error, TrainError::NotFinite { step: 2, .. }), "{error:?}");
-    sentence::check(&error, &["step 2", "lower the learning rate", "last checkpoint is kept"]);
+    sentence::check(&error, &["step 2", "lower the learning rate", "saved before is kept"]);
     assert_eq!(names(&place.path("run/checkpoints")), ["step-000001"]);
     assert_eq!(metrics(&place.path("run")).len(), 1);
     let kept = read_tensors(&place.path("run/checkpoints/step-000001/trained.safetensors"));

@@ -85,7 +85,16 @@ fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
     check_mistake(here, &["finetune", "--config", "none.toml"], &["none.toml"]);
 
     fs::create_dir(here.join("taken")).expect("a folder");
+    fs::write(here.join("taken/note.txt"), "mine").expect("a small file");
     check_mistake(here, &run(&["--out", "taken"]), &["taken", "exists", "--out"]);
+
+    let rate = ["--rope-offset", "none", "--rope-offset-learning-rate", "0.1"];
+    check_mistake(here, &run(&rate), &["--rope-offset-learning-rate", "none are trained"]);
+    check_mistake(here, &run(&["--full", "--weights", "bf16"]), &["`bf16`", "f32"]);
+    let huge = run(&["--batch-size", "9223372036854775807"]);
+    check_mistake(here, &huge, &["training.batch_size", "9223372036854775807"]);
+    let among = ["finetune", "--model", model, "--data", ".", "--context-length", "256"];
+    check_mistake(here, &among, &["runs/1", "among the data", "--out"]);
 }
 
 #[test]

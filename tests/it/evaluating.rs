@@ -46,12 +46,16 @@ fn an_exam_that_was_interrupted_goes_on_where_it_was() {
     let lines: Vec<&str> = whole.lines().collect();
     assert_eq!(lines.len(), 4);
 
-    // An answer that the model would not give shows that what stands in the file is not asked again; half a line is.
-    let forged = lines[0].replace("\"score\":0.0", "\"score\":0.75");
-    assert_ne!(forged, lines[0], "so small a model finds nothing");
+    // An answer that the model would not give shows that what stands in the file is not asked again; half a line is. It is
+    // judged anew.
+    let answer: Value = serde_json::from_str(lines[0]).unwrap();
+    assert_eq!(answer["score"], 0.0, "so small a model finds nothing");
+    let right = format!("\"output\":{}", answer["answers"][0]);
+    let forged = lines[0].replace(&format!("\"output\":{}", answer["output"]), &right);
+    assert_ne!(forged, lines[0]);
     fs::write(&file, format!("{forged}\n{}\n{}", lines[1], &lines[2][..40])).unwrap();
     let second = json(here, &args);
-    assert_eq!(second["answers"][0]["score"], 0.75);
+    assert_eq!(second["answers"][0]["score"], 1.0);
     for index in 1..4 {
         assert_eq!(second["answers"][index], first["answers"][index]);
     }
@@ -187,9 +191,12 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     };
     let before = runs();
     let second = comparison(here, "longlora", "0,1");
-    assert_eq!(runs().len(), before.len() + 1);
-    assert_eq!(second["runs"][1], first["runs"][2]);
-    assert_eq!(second["runs"][2]["seed"], 1);
+    assert_eq!(runs().len(), before.len() + 2, "the seed is added to every method of the folder");
+    assert_eq!(second["runs"][2], first["runs"][2]);
+    assert_eq!(second["runs"][3]["seed"], 1);
+    assert_eq!(second["runs"].as_array().unwrap().len(), 6);
+    let other = ["compare", "--out", "all", "--steps", "3"];
+    check_mistake(here, &other, &["`all`", "--out"]);
 }
 
 #[test]

@@ -29,9 +29,13 @@ fn utf8(path: &Path) -> &str {
 fn trained(rope_offset: &str) -> TempDir {
     let folder = folder();
     let size = ["--context-length", "512", "--steps", "2", "--accumulation", "1"];
-    let offsets = ["--rope-offset", rope_offset, "--rope-offset-learning-rate", "0.5"];
+    let rate: &[&str] =
+        if rope_offset == "none" { &[] } else { &["--rope-offset-learning-rate", "0.5"] };
     let rest = ["finetune", "--no-eval", "--save-every", "0", "--out", "run"];
-    let output = longlora(folder.path(), &[&rest[..], &size, &offsets].concat());
+    let output = longlora(
+        folder.path(),
+        &[&rest[..], &size, &["--rope-offset", rope_offset], rate].concat(),
+    );
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     folder
 }

@@ -8,7 +8,7 @@ use rand::Rng;
 
 use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
-use crate::low_rank::LowRank;
+use crate::low_rank::{LowRank, in_type_of};
 
 /// A linear layer with an optional trainable low-rank update.
 ///
@@ -96,14 +96,6 @@ impl LoraLinear {
         let dropped = dense(dropped);
         dense(x) - dropped.clone() + (dropped + low_rank) * factor
     }
-}
-
-/// `x` in the type of another tensor, or as it is, without an operation of its own.
-pub(crate) fn in_type_of<const D: usize, const E: usize>(
-    x: Tensor<D>,
-    other: &Tensor<E>,
-) -> Tensor<D> {
-    if x.dtype() == other.dtype() { x } else { x.cast(other.dtype()) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use rand::{Rng, RngExt};
 
 use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
-use crate::lora_linear::in_type_of;
 
 /// A low-rank update `scale · (x·A)·B` (LoRA, arXiv:2106.09685, eq. 3).
 ///
@@ -151,6 +150,14 @@ fn column_norms(weight: Tensor<2>) -> Tensor<1> {
 
 fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     tensor.detach().set_require_grad(false)
+}
+
+/// `x` in the type of another tensor, or as it is, without an operation of its own.
+pub(crate) fn in_type_of<const D: usize, const E: usize>(
+    x: Tensor<D>,
+    other: &Tensor<E>,
+) -> Tensor<D> {
+    if x.dtype() == other.dtype() { x } else { x.cast(other.dtype()) }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub struct Divergence {
     /// Mean Kullback-Leibler divergence of the pattern's distribution of the next token from that under full attention,
     /// `Σ p_full · ln(p_full / p_pattern)`, in nats.
     pub divergence: f64,
-    /// Its standard error over windows; `None` with fewer than two.
+    /// Its standard error over windows; `None` with fewer than two, or where they overlap.
     pub divergence_standard_error: Option<f64>,
     /// Share of the predictions in which both find the same token likeliest.
     pub same_choice: f64,
@@ -80,7 +80,10 @@ pub fn divergence(
         windows: windows.len(),
         tokens,
         divergence: windows.iter().map(|(_, sum)| sum).sum::<f64>() / tokens as f64,
-        divergence_standard_error: standard_error(&windows),
+        divergence_standard_error: match config.protocol.scores_twice(config.length) {
+            true => None,
+            false => standard_error(&windows),
+        },
         same_choice: same as f64 / tokens as f64,
     })
 }

@@ -28,14 +28,20 @@ pub fn exam(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Answer>, EvalError> {
     assert!(!llama.device().is_autodiff(), "needs a model without autodiff; take `valid()` of it");
+    for question in questions {
+        check(llama, &prompter.prompt(&question.text, &question.opening)?, question)?;
+    }
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
         let prompt = prompter.prompt(&question.text, &question.opening)?;
         let key = key(model, &prompt, question);
         let answer = match results.get(&key) {
-            Some(answer) => answer.clone(),
+            // By today's rules, whenever it was given.
+            Some(answer) => Answer {
+                score: question.scoring.score(&answer.output, &question.answers),
+                ..answer.clone()
+            },
             None => {
-                check(llama, &prompt, question)?;
                 let answer = ask(llama, prompter, &prompt, question, key)?;
                 results.append(&answer)?;
                 answer
@@ -47,12 +53,11 @@ pub fn exam(
     Ok(answers)
 }
 
-/// What an answer depends on, hashed.
+/// What an answer depends on, hashed. How it is judged is no part of that.
 fn key(model: &str, prompt: &[u32], question: &Question) -> String {
     let mut hash = Sha256::new();
-    let scoring = serde_json::to_string(&question.scoring).expect("it is plain data");
     let Question { task, id, max_new_tokens, answers, .. } = question;
-    for part in [model, task, id, &scoring, &max_new_tokens.to_string()] {
+    for part in [model, task, id, &max_new_tokens.to_string()] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

@@ -42,6 +42,7 @@ mod prompter;
 mod exam;
 mod results;
 mod heat_map;
+mod draws;
 mod fit;
 mod sentences;
 mod passkey;

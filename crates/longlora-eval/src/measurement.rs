@@ -120,7 +120,9 @@ impl Measurement {
         }
         let mut positions = first.positions.clone();
         for (index, bin) in positions.iter_mut().enumerate() {
-            bin.nll_sum = mean(&|one| one.positions[index].nll_sum);
+            bin.nll_sum = mean(&|one| one.positions.get(index).map_or(f64::NAN, |bin| bin.nll_sum));
+            // That of the first one would not be the mean's.
+            bin.nll_standard_error = bin.nll_standard_error.filter(|_| measurements.len() == 1);
         }
         let windows_sha256 = first.windows_sha256.clone();
         let average = Self::new(first.length, first.windows, windows_sha256, stretches);

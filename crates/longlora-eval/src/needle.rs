@@ -1,10 +1,11 @@
 //! Needles in the user's own documents.
 
+use rand::RngExt;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::draws::draws;
 use crate::fit::largest_that_fits;
 use crate::sentences::sentences;
 use crate::{EvalError, Prompter, Question, Scoring};
@@ -95,11 +96,12 @@ pub fn needle_questions(
         return Err(EvalError::BadDepth { depth });
     }
     let hay: Vec<&str> = documents.iter().flat_map(|text| sentences(text)).collect();
-    let mut random = ChaCha8Rng::seed_from_u64(config.seed);
     let mut questions = vec![];
     for &length in &config.lengths {
         for &depth in &config.depths {
             for trial in 0..config.trials {
+                let place = (length, depth, trial);
+                let mut random = draws(config.seed, config.kind.task(), place);
                 let needles = Needles::draw(config.kind, &mut random);
                 let begin = random.random_range(0..hay.len().max(1));
                 let id = format!("{length}/{depth}/{trial}");
@@ -181,11 +183,12 @@ impl Hay<'_> {
         let task = || needles.kind.task().to_owned();
         let count = largest_that_fits(0, length, tokens)?
             .ok_or_else(|| EvalError::ShortContext { task: task(), length })?;
-        if count == all {
-            let tokens = prompter.tokens(&self.question(needles, count, length, depth))?;
+        let question = self.question(needles, count, length, depth);
+        let tokens = prompter.tokens(&question)?;
+        if count == all || 2 * tokens < length {
             return Err(EvalError::ShortHaystack { task: task(), tokens, length });
         }
-        Ok(self.question(needles, count, length, depth))
+        Ok(question)
     }
 
     /// Whole documents are sought, but the last sentence may be cut off from the rest of its paragraph.

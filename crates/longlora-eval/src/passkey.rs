@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_mt::Mt as Mt19937;
 use serde::{Deserialize, Serialize};
 
+use crate::draws::draws;
 use crate::fit::largest_that_fits;
 use crate::{EvalError, Prompter, Question, Scoring};
 
@@ -76,15 +77,37 @@ pub fn passkey_questions(
         }
         PasskeyProtocol::LongLora { max_tokens, interval, trials } => {
             let lengths = (1..=max_tokens / interval.max(&1)).map(|n| n * interval);
-            let pairs = lengths.flat_map(|length| (0..*trials).map(move |trial| (length, trial)));
-            pairs.map(|(length, trial)| longlora(length, trial, prompter.tokenizer())).collect()
+            let ask = |length, trial| longlora(length, trial, prompter.tokenizer());
+            of_each(lengths, *trials, prompter, ask)
         }
         PasskeyProtocol::Landmark { max_characters, trials } => {
             let lengths = LANDMARK_CHARACTERS.into_iter().filter(|length| length <= max_characters);
-            let pairs = lengths.flat_map(|length| (0..*trials).map(move |trial| (length, trial)));
-            pairs.map(|(length, trial)| landmark(length, trial, seed, prompter)).collect()
+            of_each(lengths, *trials, prompter, |length, trial| Ok(landmark(length, trial, seed)))
         }
     }
+}
+
+/// The trials of each length, in the protocol's own measure; that of the questions is the mean of what they have in tokens,
+/// which is what both programs print.
+fn of_each(
+    lengths: impl Iterator<Item = usize>,
+    trials: usize,
+    prompter: &Prompter,
+    ask: impl Fn(usize, usize) -> Result<Question, EvalError>,
+) -> Result<Vec<Question>, EvalError> {
+    let mut questions = vec![];
+    for length in lengths {
+        let first = questions.len();
+        let mut tokens = 0;
+        for trial in 0..trials {
+            let question = ask(length, trial)?;
+            tokens += prompter.tokens(&question)?;
+            questions.push(question);
+        }
+        let mean = (tokens as f64 / trials.max(1) as f64).round() as usize;
+        questions[first..].iter_mut().for_each(|question| question.length = mean);
+    }
+    Ok(questions)
 }
 
 fn grid(
@@ -97,7 +120,6 @@ fn grid(
     if let Some(&depth) = depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
         return Err(EvalError::BadDepth { depth });
     }
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut questions = vec![];
     for &length in lengths {
         let most = |count| prompter.tokens(&in_grid(length, count, 0.0, 10_000));
@@ -105,7 +127,7 @@ fn grid(
             .ok_or(EvalError::ShortContext { task: TASK.to_owned(), length })?;
         for &depth in depths {
             for trial in 0..trials {
-                let key = random.random_range(10_000..100_000);
+                let key = draws(seed, TASK, (length, depth, trial)).random_range(10_000..100_000);
                 let question = fitting(length, count, depth, key, prompter)?;
                 questions.push(Question { id: format!("{length}/{depth}/{trial}"), ..question });
             }
@@ -146,7 +168,7 @@ fn longlora(length: usize, trial: usize, tokenizer: &Tokenizer) -> Result<Questi
     let before = numpy.below(characters as u32) as usize;
     let key = 1 + numpy.below(50_000 - 1);
     let question = parted(characters, before, key, Scoring::Exact, digits(key, tokenizer)?);
-    Ok(Question { id: format!("{length}/{trial}"), length, ..question })
+    Ok(Question { id: format!("{length}/{trial}"), ..question })
 }
 
 /// Tokens of the number behind the text before it.
@@ -156,20 +178,13 @@ fn digits(key: u32, tokenizer: &Tokenizer) -> Result<usize, EvalError> {
     Ok(with?.len() - without?.len())
 }
 
-fn landmark(
-    characters: usize,
-    trial: usize,
-    seed: u64,
-    prompter: &Prompter,
-) -> Result<Question, EvalError> {
+fn landmark(characters: usize, trial: usize, seed: u64) -> Question {
     let stream = seed.wrapping_mul(1 << 32).wrapping_add((characters * 64 + trial) as u64);
     let mut random = ChaCha8Rng::seed_from_u64(stream);
     let before = random.random_range(0..=characters);
     let key = random.random_range(1..=50_000);
-    let mut question = parted(characters, before, key, Scoring::FirstNumber, 10);
-    question.id = format!("{characters}/{trial}");
-    question.length = prompter.tokens(&question)?;
-    Ok(question)
+    let question = parted(characters, before, key, Scoring::FirstNumber, 10);
+    Question { id: format!("{characters}/{trial}"), ..question }
 }
 
 /// So many characters of garbage, the number after `before` of them.
@@ -270,7 +285,10 @@ mod tests {
         let questions = passkey_questions(&protocol, 0, &prompter()).unwrap();
         assert_eq!(questions.len(), 16);
         let last = &questions[14];
-        assert_eq!((last.length, last.id.as_str()), (8000, "8000/0"));
+        assert_eq!(last.id, "8000/0");
+        let tokens = |question| prompter().tokens(question).unwrap() as f64;
+        let mean = (tokens(&questions[14]) + tokens(&questions[15])) / 2.0;
+        assert_eq!(questions[14..].iter().map(|one| one.length).max(), Some(mean.round() as usize));
         let garbage = 29 * 1024;
         let information = last.text.split('\n').nth(2).unwrap();
         assert_eq!(

@@ -138,6 +138,7 @@ struct Tally {
     /// Keys are documents and where in them a stretch begins; values are scored tokens and their sum.
     sums: BTreeMap<(usize, usize), (usize, f64)>,
     positions: PositionTally,
+    windows_overlap: bool,
 }
 
 impl Tally {
@@ -149,6 +150,7 @@ impl Tally {
             hash: Sha256::new(),
             sums: BTreeMap::new(),
             positions: PositionTally::new(config.length),
+            windows_overlap: config.protocol.scores_twice(config.length),
         }
     }
 
@@ -179,7 +181,7 @@ impl Tally {
         let stretch =
             |((document, start), (tokens, nll_sum))| Stretch { document, start, tokens, nll_sum };
         let stretches = self.sums.into_iter().map(stretch).collect();
-        let positions = self.positions.finish();
+        let positions = self.positions.finish(self.windows_overlap);
         Measurement { positions, ..Measurement::new(self.length, self.windows, sha256, stretches) }
     }
 }

@@ -18,7 +18,7 @@ pub struct PositionBin {
     pub tokens: usize,
     /// Sum of their negative log-likelihoods, in nats.
     pub nll_sum: f64,
-    /// Standard error of [`nll`](Self::nll) over windows; `None` with fewer than two.
+    /// Standard error of [`nll`](Self::nll) over windows; `None` with fewer than two, or where they overlap.
     pub nll_standard_error: Option<f64>,
 }
 
@@ -70,7 +70,9 @@ impl PositionTally {
     }
 
     /// The bins in which anything was scored.
-    pub(crate) fn finish(self) -> Vec<PositionBin> {
+    ///
+    /// Windows that overlap are no pieces of evidence, and give no standard error.
+    pub(crate) fn finish(self, windows_overlap: bool) -> Vec<PositionBin> {
         let ends = self.starts[1..].iter().copied().chain([self.length]);
         let bins = self.starts.iter().zip(ends).zip(&self.windows);
         bins.filter(|(_, windows)| !windows.is_empty())
@@ -79,7 +81,7 @@ impl PositionTally {
                 end,
                 tokens: windows.iter().map(|(tokens, _)| tokens).sum(),
                 nll_sum: windows.iter().map(|(_, sum)| sum).sum(),
-                nll_standard_error: standard_error(windows),
+                nll_standard_error: if windows_overlap { None } else { standard_error(windows) },
             })
             .collect()
     }
@@ -103,7 +105,7 @@ mod tests {
         let mut tally = PositionTally::new(32);
         tally.add(1, &[1.0; 31]);
         tally.add(20, &[3.0; 4]);
-        let bins = tally.finish();
+        let bins = tally.finish(false);
         let at = |start| bins.iter().find(|bin| bin.start == start).unwrap();
         assert_eq!((at(1).end, at(1).tokens, at(1).nll()), (2, 1, 1.0));
         assert_eq!((at(20).end, at(20).tokens, at(20).nll()), (22, 4, 2.0));
@@ -117,7 +119,7 @@ mod tests {
         fn bins_cover_every_position_once(length in 2..5000usize) {
             let mut tally = PositionTally::new(length);
             tally.add(1, &vec![0.5; length - 1]);
-            let bins = tally.finish();
+            let bins = tally.finish(false);
             prop_assert_eq!(bins[0].start, 1);
             prop_assert_eq!(bins[bins.len() - 1].end, length);
             for pair in bins.windows(2) {

@@ -60,6 +60,11 @@ impl Protocol {
         }
     }
 
+    /// Whether windows share scored tokens, so that they are no pieces of evidence of their own.
+    pub(crate) fn scores_twice(self, length: usize) -> bool {
+        matches!(self, Self::WholeWindows { stride: Some(stride) } if stride < length)
+    }
+
     /// The windows of one document of `tokens` tokens, from left to right.
     pub(crate) fn spans(self, document: usize, tokens: usize, length: usize) -> Vec<Span> {
         match self {

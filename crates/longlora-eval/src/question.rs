@@ -30,7 +30,7 @@ pub struct Question {
 /// A model's answer to a [`Question`]: one line of a results file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// SHA-256 of the model, what it read and how it was judged: an answer is the same wherever this is.
+    /// SHA-256 of the model, what it read and how much it may write: an answer is the same wherever this is.
     pub key: String,
     /// As in the question.
     pub task: String,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Answer, EvalError};
@@ -31,20 +31,17 @@ impl Results {
         }
         let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = opened.map_err(failed)?;
-        let mut text = String::new();
-        match file.read_to_string(&mut text) {
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(EvalError::BadResults {
-                    path: path.to_owned(),
-                    line: 1,
-                    problem: error.to_string(),
-                });
+        let mut bytes = vec![];
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let (lines, torn) = bytes.split_at(whole);
+        let answers = read(path, lines)?;
+        if !torn.is_empty() {
+            let line = answers.len() + 1;
+            if !(torn.starts_with(BEGINNING) || BEGINNING.starts_with(torn)) {
+                let problem = "it is no answer that was broken off".to_owned();
+                return Err(EvalError::BadResults { path: path.to_owned(), line, problem });
             }
-            read => read.map_err(failed)?,
-        };
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let answers = read(path, &text[..whole])?;
-        if whole < text.len() {
             file.set_len(whole as u64).map_err(failed)?;
         }
         Ok(Self { path: path.to_owned(), file, answers })
@@ -73,14 +70,19 @@ impl Results {
     }
 }
 
-fn read(path: &Path, text: &str) -> Result<BTreeMap<String, Answer>, EvalError> {
+/// How every answer begins on the disk.
+const BEGINNING: &[u8] = b"{\"key\":";
+
+fn read(path: &Path, lines: &[u8]) -> Result<BTreeMap<String, Answer>, EvalError> {
     let mut answers = BTreeMap::new();
-    for (index, line) in text.lines().enumerate() {
-        let answer: Answer = serde_json::from_str(line).map_err(|error| EvalError::BadResults {
-            path: path.to_owned(),
-            line: index + 1,
-            problem: error.to_string(),
-        })?;
+    let lines = lines.strip_suffix(b"\n").map(|lines| lines.split(|&byte| byte == b'\n'));
+    for (index, line) in lines.into_iter().flatten().enumerate() {
+        let answer: Answer =
+            serde_json::from_slice(line).map_err(|error| EvalError::BadResults {
+                path: path.to_owned(),
+                line: index + 1,
+                problem: error.to_string(),
+            })?;
         answers.insert(answer.key.clone(), answer);
     }
     Ok(answers)
@@ -128,20 +130,21 @@ mod tests {
         let path = folder.path().join("passkey.jsonl");
         Results::open(&path).unwrap().append(&answer("a")).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{whole}{}", &whole[..whole.len() / 2])).unwrap();
-
-        let mut results = Results::open(&path).unwrap();
-        results.append(&answer("b")).unwrap();
-
-        let results = Results::open(&path).unwrap();
-        assert!(results.get("a").is_some() && results.get("b").is_some());
+        // Half of a letter of two bytes, and less than any answer begins with.
+        for torn in [&whole.as_bytes()[..whole.len() / 2], b"{\"key\":\"\xc3", b"{\"k"] {
+            fs::write(&path, [whole.as_bytes(), torn].concat()).unwrap();
+            let mut results = Results::open(&path).unwrap();
+            results.append(&answer("b")).unwrap();
+            let results = Results::open(&path).unwrap();
+            assert!(results.get("a").is_some() && results.get("b").is_some());
+        }
     }
 
     #[test]
     fn another_file_is_an_error_and_stays_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letter.txt");
-        for contents in [&b"Dear Sir,\nyours\n"[..], b"\xff\xfe\n"] {
+        for contents in [&b"Dear Sir,\nyours\n"[..], b"\xff\xfe\n", b"{\"scores\": []}"] {
             fs::write(&path, contents).unwrap();
             let error = Results::open(&path).unwrap_err().to_string();
             for part in ["letter.txt", "line `1`", "--results"] {

@@ -25,10 +25,12 @@ mod scores;
 mod testing;
 
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
 use crate::fit::largest_that_fits;
+use crate::sentences::parts;
 use crate::{EvalError, Prompter, Question};
 use common_words::common_words;
 use frequent_words::frequent_words;
@@ -108,15 +110,25 @@ pub fn ruler_questions(
         }),
         Settings::Qa => {
             let library = Library::new(qa).ok_or_else(|| EvalError::NoQaItems { task: task() })?;
-            fill(config, prompter, 0, |index, random| Ok(library.draw(index, random)))
+            // Neighbours in a file are often about the same document.
+            let mut order: Vec<usize> = (0..qa.len()).collect();
+            order.shuffle(&mut config.random(usize::MAX));
+            let item = |index: usize| order[index % order.len()];
+            fill(config, prompter, 0, |index, random| Ok(library.draw(item(index), random)))
         }
     }
 }
 
+/// In characters: a language without spaces has words, too.
+const LONGEST_WORD: usize = 40;
+
 /// The words of all texts, if the needles are hidden in them.
 fn essay<'a>(niah: &Niah, texts: &'a [String]) -> Vec<&'a str> {
     match niah.haystack {
-        Haystack::Essay => texts.iter().flat_map(|text| text.split_whitespace()).collect(),
+        Haystack::Essay => {
+            let words = texts.iter().flat_map(|text| text.split_whitespace());
+            words.flat_map(|word| parts(word, LONGEST_WORD)).collect()
+        }
         Haystack::Noise | Haystack::Needles => vec![],
     }
 }
@@ -150,7 +162,13 @@ fn fill<W: Fn(usize) -> Wording>(
             // The others need about as many, and finding a number that is close takes few tries.
             guess = units;
         }
-        questions.push(question(units));
+        let question = question(units);
+        let tokens = prompter.tokens(&question)?;
+        if 2 * tokens < config.length {
+            let (task, length) = (config.task.name().to_owned(), config.length);
+            return Err(EvalError::ShortHaystack { task, tokens, length });
+        }
+        questions.push(question);
     }
     Ok(questions)
 }

@@ -56,6 +56,23 @@ impl PerplexityTable {
         lengths.into_iter().collect()
     }
 
+    /// How much text each length was measured on, or nothing without a measurement: what is behind a document's last whole
+    /// window is not read, so that long windows read other text than short ones.
+    pub fn note(&self) -> String {
+        let of_length = |length: usize| {
+            let measured = self.rows.iter().find_map(|row| row.cells.get(&length))?;
+            let documents: BTreeSet<usize> =
+                measured.stretches.iter().map(|stretch| stretch.document).collect();
+            let (tokens, documents) = (measured.tokens, documents.len());
+            Some(format!("{tokens} ({documents}) at {length}"))
+        };
+        let lengths: Vec<String> = self.lengths().into_iter().filter_map(of_length).collect();
+        match lengths.is_empty() {
+            true => String::new(),
+            false => format!("Scored tokens (and documents): {}.", lengths.join(", ")),
+        }
+    }
+
     /// A Markdown table.
     pub fn to_markdown(&self) -> String {
         self.grid().to_markdown()
@@ -123,6 +140,14 @@ mod tests {
 | tuned \\| full | - | - | 11.02 |
 ";
         assert_eq!(table().to_markdown(), expected);
+    }
+
+    #[test]
+    fn it_says_how_much_was_read() {
+        let expected =
+            "Scored tokens (and documents): 1022 (1) at 512, 2046 (1) at 1024, 2047 (1) at 2048.";
+        assert_eq!(table().note(), expected);
+        assert_eq!(PerplexityTable::new().note(), "");
     }
 
     #[test]

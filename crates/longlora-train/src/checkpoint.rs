@@ -126,6 +126,11 @@ impl Checkpoint {
         Ok((checkpoint, llama, optimizer))
     }
 
+    /// Whether a run has any.
+    pub(crate) fn exists(checkpoints: &Path) -> Result<bool, TrainError> {
+        Ok(!list(checkpoints)?.is_empty())
+    }
+
     /// Removes all but the latest `keep` checkpoints.
     pub(crate) fn prune(checkpoints: &Path, keep: usize) -> Result<(), TrainError> {
         let all = list(checkpoints)?;

@@ -254,12 +254,12 @@ impl FinetuneConfig {
     /// # Errors
     /// [`TrainError`], naming the key and the value.
     pub fn validate(&self) -> Result<(), TrainError> {
-        if self.context.length < 2 {
+        if !(2..=LONGEST).contains(&self.context.length) {
             let value = self.context.length.to_string();
             return Err(TrainError::Value {
                 key: "context.length",
                 value,
-                needed: "predicting takes at least 2 tokens",
+                needed: "predicting takes at least 2 tokens, and no more than 2^32 can be read",
             });
         }
         if let HeldOut::Fraction(fraction) = self.data.held_out
@@ -269,6 +269,13 @@ impl FinetuneConfig {
                 key: "data.held_out.fraction",
                 value: fraction.to_string(),
                 needed: "it has to be in [0, 1)",
+            });
+        }
+        if self.adapters.is_none() && self.model.weights == WeightStorage::Bf16 {
+            return Err(TrainError::Value {
+                key: "model.weights",
+                value: "bf16".to_owned(),
+                needed: "full fine-tuning freezes nothing that could be kept in half the memory; use f32",
             });
         }
         self.attention.validate(self.context.length)?;
@@ -310,22 +317,20 @@ impl TrainingConfig {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let fraction = |x: f64| (0.0..1.0).contains(&x);
         let at_least_one = "at least 1 is needed";
+        let count = |key, count: usize| {
+            (
+                key,
+                count.to_string(),
+                (1..=MOST).contains(&count),
+                "it has to be from 1 to 1,048,576",
+            )
+        };
         let checks = [
             ("training.steps", self.steps.to_string(), self.steps > 0, at_least_one),
-            ("training.batch_size", self.batch_size.to_string(), self.batch_size > 0, at_least_one),
-            (
-                "training.accumulation",
-                self.accumulation.to_string(),
-                self.accumulation > 0,
-                at_least_one,
-            ),
-            ("training.parallel", self.parallel.to_string(), self.parallel > 0, at_least_one),
-            (
-                "training.keep_checkpoints",
-                self.keep_checkpoints.to_string(),
-                self.keep_checkpoints > 0,
-                at_least_one,
-            ),
+            count("training.batch_size", self.batch_size),
+            count("training.accumulation", self.accumulation),
+            count("training.parallel", self.parallel),
+            count("training.keep_checkpoints", self.keep_checkpoints),
             ("learning_rates.lora", rates.lora.to_string(), positive(rates.lora), POSITIVE),
             (
                 "learning_rates.norms_and_embeddings",
@@ -369,6 +374,11 @@ impl TrainingConfig {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+/// Tokens of a window, beyond which sizes in bytes would no longer fit into a number.
+const LONGEST: usize = 1 << 32;
+/// Of what is counted in windows or folders.
+const MOST: usize = 1 << 20;
 
 const POSITIVE: &str = "it has to be a positive number";
 

@@ -57,7 +57,7 @@ pub enum TrainError {
     /// The loss is no number any more.
     #[error(
         "the loss of step {step} is `{loss}`, so training stopped before it could spoil the weights; \
-         lower the learning rate, or look at the data of that step; the last checkpoint is kept"
+         lower the learning rate, or look at the data of that step; what was saved before is kept"
     )]
     NotFinite {
         /// The step, from 1.

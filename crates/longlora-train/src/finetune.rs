@@ -1,5 +1,7 @@
 //! The recipe: the whole run, in reading order.
 
+use std::fs;
+
 use burn::tensor::{DType, Device};
 use longlora_adapters::{AdapterConfig, RopeConfig, RopeKind, RopeScaling};
 use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
@@ -35,12 +37,11 @@ pub fn finetune(
     let llama = config.trainable(extended_model(config, device)?);
     let (windows, manifest) = training_windows(config, &llama)?;
     run.write_manifest(&manifest)?;
-    let start = Checkpoint { step: 0, tokens: 0 };
-    let optimizer = Optimizer::new(&config.training, start.step);
-    go_on(config, run, windows, (start, llama, optimizer), stop, report)
+    go_on(config, run, windows, beginning(config, llama), stop, report)
 }
 
-/// Goes on from a run's latest checkpoint, and ends bit for bit where the uninterrupted run would have.
+/// Goes on from a run's latest checkpoint, and ends bit for bit where the uninterrupted run would have. A run that was
+/// stopped before its first checkpoint begins anew.
 ///
 /// # Errors
 /// [`TrainError`], also if the data are no longer what the run began with.
@@ -54,10 +55,22 @@ pub fn resume(
     config.validate()?;
     let llama = config.trainable(extended_model(&config, device)?);
     let (windows, manifest) = training_windows(&config, &llama)?;
-    refuse_other_data(run, &manifest)?;
     let checkpoints = run.checkpoints();
-    let state = Checkpoint::load(&checkpoints, llama, &config.selection(), &config.training)?;
+    let state = if Checkpoint::exists(&checkpoints)? {
+        refuse_other_data(run, &manifest)?;
+        Checkpoint::load(&checkpoints, llama, &config.selection(), &config.training)?
+    } else {
+        run.write_manifest(&manifest)?;
+        beginning(&config, llama)
+    };
     go_on(&config, run, windows, state, stop, report)
+}
+
+/// Before the first step.
+fn beginning(config: &FinetuneConfig, llama: Llama) -> (Checkpoint, Llama, Optimizer) {
+    let start = Checkpoint { step: 0, tokens: 0 };
+    let optimizer = Optimizer::new(&config.training, start.step);
+    (start, llama, optimizer)
 }
 
 fn go_on(
@@ -123,13 +136,14 @@ fn write_adapter(
 /// A model of its own: every weight is another one.
 fn write_model(llama: &Llama, config: &FinetuneConfig, run: &RunFolder) -> Result<(), TrainError> {
     let (from, model) = (&config.model.path, run.model());
-    save_pretrained(llama, &model, DType::F32, MAX_SHARD_BYTES)?;
+    fs::create_dir_all(&model).map_err(TrainError::file("create", &model))?;
     if from.is_dir() {
         copy_companions(from, &model, config.context.length)?;
     } else {
         Tokenizer::read(from)?.save(&model.join("tokenizer.json"))?;
     }
-    Ok(())
+    // Last: its `config.json` says that the folder is whole.
+    Ok(save_pretrained(llama, &model, DType::F32, MAX_SHARD_BYTES)?)
 }
 
 /// The base model on the autodiff device, its position embedding stretched.

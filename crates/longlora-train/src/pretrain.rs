@@ -97,7 +97,7 @@ pub fn pretrain(
     let tokenizer = train_byte_level_bpe(texts(&corpus), config.model.vocab_size)?;
     let windows = Windows::pack(corpus.tokenize(Some(&tokenizer))?, config.context_length)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
-    let goes_on = run.checkpoints().exists();
+    let goes_on = Checkpoint::exists(&run.checkpoints())?;
     if goes_on {
         refuse_other_data(run, &manifest)?;
         config.refuse_other_run(run)?;

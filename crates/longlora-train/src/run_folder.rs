@@ -81,12 +81,16 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a new folder.
+    /// Makes a new folder, or takes an empty one, which is all that is left of a run that was stopped as it began.
     ///
     /// # Errors
     /// [`TrainError::RunExists`], if there is something already; [`TrainError::File`], if the disk refuses.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
-        if path.exists() {
+        let holds_something = match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(_) => path.exists(),
+        };
+        if holds_something {
             return Err(TrainError::RunExists { path: path.to_owned() });
         }
         fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
@@ -215,5 +219,10 @@ impl MetricsFile {
         self.file
             .write_all(format!("{line}\n").as_bytes())
             .map_err(TrainError::file("append to", &self.path))
+    }
+
+    /// Everything so far is on the disk: a checkpoint never knows of steps that this file does not.
+    pub(crate) fn sync(&self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(TrainError::file("sync", &self.path))
     }
 }

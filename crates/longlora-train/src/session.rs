@@ -58,6 +58,7 @@ impl Session<'_> {
             let last = self.at.step == self.config.steps;
             let stopping = stop.requested() && !last;
             if last || stopping || (every > 0 && self.at.step.is_multiple_of(every)) {
+                metrics.sync()?;
                 self.save()?;
             }
             if stopping {

@@ -114,9 +114,10 @@ pub(crate) fn load_finetuned(
 /// The model's own context, doubled until the training context is reached.
 pub(crate) fn default_lengths(base: &LlamaConfig, context_length: usize) -> Vec<usize> {
     let start = base.rope.original_context().min(context_length).max(2);
-    let mut lengths: Vec<usize> = std::iter::successors(Some(start), |length| Some(2 * length))
-        .take_while(|&length| length < context_length)
-        .collect();
+    let mut lengths: Vec<usize> =
+        std::iter::successors(Some(start), |length| length.checked_mul(2))
+            .take_while(|&length| length < context_length)
+            .collect();
     lengths.push(context_length);
     lengths
 }

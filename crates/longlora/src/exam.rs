@@ -79,7 +79,8 @@ impl ExamArgs {
         let paths: Vec<&Path> = paths.into_iter().flatten().collect();
         let stretch =
             stretch.map(|(kind, length)| format!("{kind:?} {length}")).unwrap_or_default();
-        fingerprint(&paths, &format!("{stretch}\n{:?}", self.weights))
+        let (device, version) = (self.model.device_name(), env!("CARGO_PKG_VERSION"));
+        fingerprint(&paths, &format!("{stretch}\n{:?}\n{device}\n{version}", self.weights))
     }
 
     /// Opens the file of answers of a task.

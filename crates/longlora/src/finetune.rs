@@ -10,8 +10,8 @@ use longlora_adapters::RopeKind;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_llama::{LlamaConfig, Trainable, count_trainable};
 use longlora_train::{
-    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, WindowOrder, finetune, held_out_documents,
-    resume,
+    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, Stop, WindowOrder, finetune,
+    held_out_documents, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
@@ -20,11 +20,12 @@ use crate::device::{DeviceArgs, description, is_processor};
 use crate::embedded;
 use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
-use crate::progress::{Progress, stop_on_ctrl_c};
+use crate::places::refuse_within;
+use crate::progress::{CtrlC, Progress};
 use crate::{print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
-const NOT_WITH_RESUME: [&str; 12] = [
+const NOT_WITH_RESUME: [&str; 11] = [
     "config",
     "model",
     "weights",
@@ -36,7 +37,6 @@ const NOT_WITH_RESUME: [&str; 12] = [
     "PatternArgs",
     "AdapterArgs",
     "TrainingArgs",
-    "HeldOutArgs",
 ];
 
 /// Extend a model's context on your own documents.
@@ -52,12 +52,12 @@ pub(crate) struct Finetune {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
-    #[arg(long, value_name = "DIR|OWNER/NAME", requires = "data", requires = "context_length")]
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
     model: Option<PathBuf>,
     /// How the matrices of the model are kept: bf16 takes half the memory of f32; what is trained stays f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightKind>,
-    /// Training text: a .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them
+    /// Training text: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// Tokens of a training window: the context to reach
@@ -66,7 +66,7 @@ pub(crate) struct Finetune {
     /// Where the run goes; must not exist yet [default: the next free number below runs]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with an earlier run from its latest checkpoint; takes no option but --device
+    /// Go on with an earlier run from its latest checkpoint; takes --device and the options of the table at the end
     #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_RESUME)]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -159,8 +159,11 @@ impl Finetune {
     pub(crate) fn run(self) -> Result<()> {
         if let Some(folder) = &self.resume {
             let run = RunFolder::open(folder)?;
-            let config = FinetuneConfig::read(&run.config())?;
-            return self.train_and_measure(&config, &run);
+            let mut config = FinetuneConfig::read(&run.config())?;
+            if let Some(path) = &self.held_out.eval_data {
+                config.data.held_out = HeldOut::Path(path.clone());
+            }
+            return self.train_and_measure(&config, &run, &CtrlC::listen()?);
         }
         let out = self.out.clone().map_or_else(next_free_run, Ok)?;
         let config = self.resolve(&out)?;
@@ -169,8 +172,13 @@ impl Finetune {
             print(&config.to_toml());
             return Ok(());
         }
+        refuse_within(&out, &config.data.path)?;
+        if let HeldOut::Path(path) = &config.data.held_out {
+            refuse_within(&out, path)?;
+        }
+        let ctrl_c = CtrlC::listen()?;
         let run = RunFolder::create(&out)?;
-        let done = self.unpack(&run).and_then(|()| self.train_and_measure(&config, &run));
+        let done = self.unpack(&run).and_then(|()| self.train_and_measure(&config, &run, &ctrl_c));
         if done.is_err() {
             run.discard_unless_begun()?;
         }
@@ -182,7 +190,12 @@ impl Finetune {
         if embedded { embedded::unpack(&run.path().join("embedded")) } else { Ok(()) }
     }
 
-    fn train_and_measure(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
+    fn train_and_measure(
+        &self,
+        config: &FinetuneConfig,
+        run: &RunFolder,
+        ctrl_c: &CtrlC,
+    ) -> Result<()> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
         ensure!(
@@ -196,7 +209,9 @@ impl Finetune {
         }
         let table = self.held_out.plan(config, &base)?;
         let trainable = self.announce(config, &base, run, &device);
-        match (self.train(config, run, &device)?, table) {
+        let outcome = self.train(run, config, &device, &ctrl_c.stop)?;
+        ctrl_c.training_is_over();
+        match (outcome, table) {
             (Outcome::Finished(_), None) => say(&result_of(config, run)),
             (Outcome::Finished(_), Some(table)) => {
                 let place = format!("{} ({})", self.device, description(&device).1);
@@ -239,6 +254,12 @@ impl Finetune {
         config.attention = self.context.pattern.over(config.attention)?;
         self.adapters.apply(&mut config.adapters);
         self.training.apply(&mut config);
+        let offsets = config.adapters.as_ref().and_then(|adapters| adapters.rope_offset);
+        ensure!(
+            offsets.is_some() || self.training.rope_offset_learning_rate.is_none(),
+            "--rope-offset-learning-rate is that of RoPE offsets, and none are trained; add `--rope-offset head`, or leave \
+             it out"
+        );
         Ok(config.absolute()?)
     }
 
@@ -264,13 +285,18 @@ impl Finetune {
         trainable
     }
 
-    fn train(&self, config: &FinetuneConfig, run: &RunFolder, device: &Device) -> Result<Outcome> {
-        let stop = stop_on_ctrl_c()?;
+    fn train(
+        &self,
+        run: &RunFolder,
+        config: &FinetuneConfig,
+        device: &Device,
+        stop: &Stop,
+    ) -> Result<Outcome> {
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
         let outcome = match self.resume {
-            Some(_) => resume(run, device, &stop, &mut report)?,
-            None => finetune(config, run, device, &stop, &mut report)?,
+            Some(_) => resume(run, device, stop, &mut report)?,
+            None => finetune(config, run, device, stop, &mut report)?,
         };
         progress.finish();
         Ok(outcome)
@@ -309,6 +335,9 @@ impl HeldOutArgs {
                  --no-eval"
             );
         }
+        // Every length is measured on the same documents.
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        documents.retain(|document| document.len() >= longest);
         Ok(Some(TablePlan { documents, lengths }))
     }
 }
@@ -323,14 +352,13 @@ fn finish(
 ) -> Result<()> {
     let comparison = Comparison::measure(config, run, documents, lengths, device)?;
     let findings = comparison.findings()?;
-    print(&comparison.table.to_text());
-    for finding in &findings {
-        print(finding);
-    }
+    let table = comparison.table.to_text();
     let report = report(config, run, comparison.table, findings, trainable, place)?;
     run.write("report.json", &report.to_json())?;
     run.write("report.md", &report.to_markdown())?;
     run.write("report.html", &report.to_html()?)?;
+    print(&table);
+    report.findings.iter().for_each(|finding| print(finding));
     say(&format!("{}, the report in report.html beside it", result_of(config, run)));
     Ok(())
 }

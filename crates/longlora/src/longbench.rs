@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -16,8 +17,8 @@ use crate::print;
 
 /// Questions about long texts: LongBench's tasks that are no summaries, QASPER and NarrativeQA.
 ///
-/// With LongBench's prompts, a cut in the middle where a text is too long, and its metrics: F1 of words, accuracy, edit
-/// similarity of code.
+/// With LongBench's prompts, a cut in the middle where a text is too long, and its metrics: F1 of words, ROUGE-L, accuracy,
+/// edit similarity of code.
 #[derive(Args)]
 pub(crate) struct Qa {
     #[command(flatten)]
@@ -38,9 +39,9 @@ struct LongBenchArgs {
     /// LongBench's .jsonl, QASPER's .json, or the folder of NarrativeQA with its qaps.csv
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// Which set of NarrativeQA: train, valid or test
-    #[arg(long, value_name = "SET", default_value = "test")]
-    set: String,
+    /// Which set of NarrativeQA: train, valid or test [default: test]
+    #[arg(long, value_name = "SET")]
+    set: Option<String>,
     /// Tokens of prompt and answer; what is longer loses its middle
     #[arg(long, value_name = "TOKENS", visible_alias = "context-size")]
     context_length: usize,
@@ -63,6 +64,7 @@ impl Summarize {
 
 impl LongBenchArgs {
     fn run(&self, command: &str, wanted: impl Fn(LongBenchKind) -> bool) -> Result<()> {
+        ensure!(self.limit != Some(0), "a --limit of `0` asks nothing; use at least 1");
         let mut items = self.read()?;
         items.retain(|item| wanted(item.task.kind));
         ensure!(
@@ -73,10 +75,12 @@ impl LongBenchArgs {
         self.keep_first(&mut items);
         let text = self.exam.prompter()?;
         let mut questions = vec![];
+        let mut documents = vec![];
         // Some tasks go on with a text even where the model is asked in a chat: their prompters differ.
         let (chats, texts): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|item| self.exam.is_chat() && item.task.wants_chat());
         for (items, prompter) in [(chats, &text), (texts, &self.exam.text_prompter()?)] {
+            documents.extend(items.iter().map(|item| item.context.clone()));
             let asked = longbench_questions(&items, prompter, self.context_length)?;
             questions.push((asked, prompter.clone()));
         }
@@ -88,14 +92,19 @@ impl LongBenchArgs {
                 answers.extend(examinee.ask(command, prompter, questions, &mut results)?);
             }
         }
-        self.show(&answers)
+        self.show(&answers, &documents)
     }
 
     fn read(&self) -> Result<Vec<LongBenchItem>> {
         let path: &Path = &self.data;
+        ensure!(
+            self.set.is_none() || path.is_dir(),
+            "--set is of NarrativeQA's folder, and `{}` is none; leave it out",
+            path.display()
+        );
         let extension = path.extension().and_then(|extension| extension.to_str());
         Ok(match extension.map(str::to_lowercase).as_deref() {
-            _ if path.is_dir() => read_narrativeqa(path, &self.set)?,
+            _ if path.is_dir() => read_narrativeqa(path, self.set.as_deref().unwrap_or("test"))?,
             Some("json") => read_qasper(path)?,
             _ => read_longbench(path)?,
         })
@@ -111,16 +120,25 @@ impl LongBenchArgs {
         });
     }
 
-    fn show(&self, answers: &[Answer]) -> Result<()> {
-        let mut tasks: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
-        for answer in answers {
-            tasks.entry(&answer.task).or_default().push((1.0, 100.0 * answer.score));
+    /// `documents` are what the answers are about, one for each.
+    fn show(&self, answers: &[Answer], documents: &[Arc<str>]) -> Result<()> {
+        let mut tasks: BTreeMap<&str, BTreeMap<&str, (f64, f64)>> = BTreeMap::new();
+        for (answer, document) in answers.iter().zip(documents) {
+            let (items, sum) =
+                tasks.entry(&answer.task).or_default().entry(document.as_ref()).or_default();
+            *items += 1.0;
+            *sum += 100.0 * answer.score;
         }
-        let score = |(&task, scores): (&&str, &Vec<(f64, f64)>)| Score {
-            task: task.to_owned(),
-            items: scores.len(),
-            mean: scores.iter().map(|(_, score)| score).sum::<f64>() / scores.len() as f64,
-            interval: bootstrap(scores, self.exam.seed),
+        let score = |(&task, documents): (&&str, &BTreeMap<&str, (f64, f64)>)| {
+            let pieces: Vec<(f64, f64)> = documents.values().copied().collect();
+            let items: f64 = pieces.iter().map(|(items, _)| items).sum();
+            Score {
+                task: task.to_owned(),
+                items: items as usize,
+                documents: pieces.len(),
+                mean: pieces.iter().map(|(_, sum)| sum).sum::<f64>() / items,
+                interval: bootstrap(&pieces, self.exam.seed),
+            }
         };
         let scores: Vec<Score> = tasks.iter().map(score).collect();
         if self.exam.json {
@@ -137,17 +155,20 @@ impl LongBenchArgs {
 struct Score {
     task: String,
     items: usize,
+    /// That the items are about.
+    documents: usize,
     mean: f64,
-    /// 95 %, by the bootstrap over items.
+    /// 95 %, by the bootstrap over documents.
     interval: Option<Interval>,
 }
 
 fn to_text(scores: &[Score]) -> String {
-    let row = |Score { task, items, mean, interval }: &Score| {
+    let row = |Score { task, items, documents, mean, interval }: &Score| {
         let interval = interval
             .map_or("-".to_owned(), |Interval { low, high, .. }| format!("{low:.2} to {high:.2}"));
-        vec![task.clone(), items.to_string(), format!("{mean:.2}"), interval]
+        let [items, documents] = [items, documents].map(ToString::to_string);
+        vec![task.clone(), items, documents, format!("{mean:.2}"), interval]
     };
-    let head = ["task", "items", "score", "95 % interval"].map(str::to_owned).to_vec();
+    let head = ["task", "items", "documents", "score", "95 % interval"].map(str::to_owned).to_vec();
     Grid { head, rows: scores.iter().map(row).collect() }.to_text()
 }

@@ -4,6 +4,7 @@
 //! the exit code is 0, 1 after an error, or 2 if something was measured and found wanting.
 
 mod device;
+mod places;
 mod devices;
 mod progress;
 mod pattern;
@@ -33,7 +34,8 @@ mod pretrain;
 mod fetch;
 mod bench;
 
-use std::process::ExitCode;
+use std::io::{ErrorKind, Write, stderr, stdout};
+use std::process::{ExitCode, exit};
 
 use clap::{Parser, Subcommand};
 use longlora_kernels::keep_freed_memory;
@@ -154,13 +156,19 @@ fn answer_instead(answer: &clap::Error) -> ExitCode {
 }
 
 /// A line for the person at the terminal.
-#[expect(clippy::print_stderr, reason = "this is the program's voice")]
+///
+/// If nobody can read it, the work goes on.
 fn say(line: &str) {
-    eprintln!("{line}");
+    let _ = writeln!(stderr(), "{line}");
 }
 
-/// A result, for whatever reads standard output.
-#[expect(clippy::print_stdout, reason = "this is the program's result")]
+/// A result, for whatever reads standard output. If that is full or was closed, the program ends: what it computes from here
+/// on would reach nobody.
 fn print(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(stdout(), "{text}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            say(&format!("error: cannot write to standard output: {error}"));
+        }
+        exit(1);
+    }
 }

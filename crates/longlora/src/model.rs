@@ -79,6 +79,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// As the command line names it.
+    pub(crate) fn device_name(&self) -> String {
+        self.device.to_string()
+    }
+
     /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
     pub(crate) fn load(
         &self,

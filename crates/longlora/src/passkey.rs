@@ -7,6 +7,9 @@ use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
 use crate::exam::ExamArgs;
 use crate::heat::show;
 
+/// Where the number stands, unless it is said.
+const DEPTHS: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+
 /// Passkey retrieval: a number, hidden in text without any meaning; accuracy by length and depth.
 ///
 /// It is the easiest of the retrieval tasks: a model that fails here finds nothing, one that passes may still fail `eval
@@ -21,8 +24,8 @@ pub(crate) struct Passkey {
     /// Context lengths in tokens, separated by commas, for `grid`
     #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
     lengths: Vec<usize>,
-    /// Where the number stands, from 0 (the beginning) to 1, separated by commas, for `grid`
-    #[arg(long, value_name = "SHARE,…", value_delimiter = ',', default_values_t = [0.0, 0.25, 0.5, 0.75, 1.0])]
+    /// Where the number stands, from 0 (the beginning) to 1, separated by commas, for `grid` [default: 0,0.25,0.5,0.75,1]
+    #[arg(long, value_name = "SHARE,…", value_delimiter = ',')]
     depths: Vec<f64>,
     /// Questions for each length and depth [default: 1; longlora: 10 for each length, landmark: 50]
     #[arg(long, value_name = "COUNT")]
@@ -31,9 +34,9 @@ pub(crate) struct Passkey {
     /// 38,000]
     #[arg(long, value_name = "SIZE")]
     max: Option<usize>,
-    /// Distance of two lengths, for `longlora`
-    #[arg(long, value_name = "TOKENS", default_value_t = 1000)]
-    interval: usize,
+    /// Distance of two lengths, for `longlora` [default: 1000]
+    #[arg(long, value_name = "TOKENS")]
+    interval: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -57,25 +60,39 @@ impl Passkey {
 
     fn protocol(&self) -> Result<PasskeyProtocol> {
         let grid = self.protocol == ProtocolKind::Grid;
+        let longlora = self.protocol == ProtocolKind::Longlora;
         ensure!(
             grid || self.lengths.is_empty(),
             "--lengths goes with `--protocol grid` alone; the others have lengths of their own, up to --max"
+        );
+        ensure!(
+            grid || self.depths.is_empty(),
+            "--depths goes with `--protocol grid` alone; the others draw their depths"
+        );
+        ensure!(
+            longlora || self.interval.is_none(),
+            "--interval goes with `--protocol longlora` alone"
+        );
+        ensure!(
+            !longlora || self.exam.seed == 0,
+            "--seed `{}` changes nothing in `--protocol longlora`, whose draws have seeds of their own; leave it out",
+            self.exam.seed
         );
         ensure!(
             !grid || self.max.is_none(),
             "--max goes with `--protocol longlora` and `landmark`; name the --lengths"
         );
         ensure!(!grid || !self.lengths.is_empty(), "name the context lengths with --lengths");
-        ensure!(self.interval > 0, "an --interval of `0` has no end; use at least 1");
+        ensure!(self.interval != Some(0), "an --interval of `0` has no end; use at least 1");
         Ok(match self.protocol {
             ProtocolKind::Grid => PasskeyProtocol::Grid {
                 lengths: self.lengths.clone(),
-                depths: self.depths.clone(),
+                depths: if self.depths.is_empty() { DEPTHS.to_vec() } else { self.depths.clone() },
                 trials: self.trials.unwrap_or(1),
             },
             ProtocolKind::Longlora => PasskeyProtocol::LongLora {
                 max_tokens: self.max.unwrap_or(32_000),
-                interval: self.interval,
+                interval: self.interval.unwrap_or(1000),
                 trials: self.trials.unwrap_or(10),
             },
             ProtocolKind::Landmark => PasskeyProtocol::Landmark {

@@ -67,9 +67,9 @@ pub(crate) struct Perplexity {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum ProtocolKind {
-    /// Every prediction of every window counts (LongLoRA's)
+    /// Every prediction of every window counts; LongLoRA's with `--stride 256`
     WholeWindows,
-    /// Only the last tokens of each sliding window count, so that all have a long context (Hugging Face's)
+    /// Only the last tokens of each sliding window count, so that all but a document's first have a long context (Hugging Face's)
     LastTokens,
 }
 

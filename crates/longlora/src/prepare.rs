@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use longlora_data::{Corpus, TokenWidth, Tokenizer, write_token_file};
 
 use crate::model::model_folder;
@@ -40,6 +40,14 @@ impl Prepare {
         let tokenizer = Tokenizer::read(&model_folder(&self.model)?)?;
         let corpus = Corpus::read(&self.data)?;
         let mut documents = corpus.tokenize(Some(&tokenizer))?;
+        let (largest, known) = (documents.iter().flatten().max(), tokenizer.vocab_size());
+        if let Some(&token) = largest.filter(|&&token| token as usize >= known) {
+            bail!(
+                "`{}` has token `{token}`, and the vocabulary of `{}` ends before `{known}`; they do not belong together",
+                self.data.display(),
+                self.model.display()
+            );
+        }
         let all = documents.len();
         documents.retain(|tokens| tokens.len() >= self.min_tokens);
         ensure!(

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceArgs;
-use crate::progress::{Progress, stop_on_ctrl_c};
+use crate::progress::{CtrlC, Progress};
 use crate::say;
 
 /// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
@@ -43,11 +43,15 @@ impl Pretrain {
             Ok(run) => run,
             Err(_) => RunFolder::create(&self.run)?,
         };
-        let stop = stop_on_ctrl_c()?;
+        let stop = CtrlC::listen()?.stop;
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
-        let outcome = pretrain(&config, &run, &self.out, &device, &stop, &mut report)?;
+        let outcome = pretrain(&config, &run, &self.out, &device, &stop, &mut report);
         progress.finish();
+        if outcome.is_err() {
+            run.discard_unless_begun()?;
+        }
+        let outcome = outcome?;
         match outcome {
             Outcome::Finished(_) => say(&format!("the model is in {}", self.out.display())),
             Outcome::Stopped { step } => {

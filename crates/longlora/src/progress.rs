@@ -1,6 +1,9 @@
 //! How far a long job has come: a bar on a terminal, plain lines in a pipe.
 
 use std::io::IsTerminal;
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -88,20 +91,39 @@ impl Progress {
     }
 }
 
-/// A stop that Ctrl-C asks for; a second Ctrl-C ends the program at once.
-pub(crate) fn stop_on_ctrl_c() -> Result<Stop> {
-    let stop = Stop::default();
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.requested() {
-            say("stopped at once; the last checkpoint is whole");
-            std::process::exit(1);
-        }
-        say("stopping after this step; once more to stop at once");
-        handler.request();
-    })
-    .context("cannot listen for Ctrl-C")?;
-    Ok(stop)
+/// What Ctrl-C does to a training.
+#[derive(Clone, Default)]
+pub(crate) struct CtrlC {
+    /// Asked for by the first one.
+    pub(crate) stop: Stop,
+    over: Arc<AtomicBool>,
+}
+
+impl CtrlC {
+    /// From here on the first Ctrl-C asks to stop, and the second one ends the program at once.
+    pub(crate) fn listen() -> Result<Self> {
+        let ours = Self::default();
+        let handler = ours.clone();
+        ctrlc::set_handler(move || {
+            if handler.over.load(Ordering::SeqCst) {
+                say("stopped; what was trained is on the disk");
+                exit(1);
+            }
+            if handler.stop.requested() {
+                say("stopped at once; the last checkpoint is whole");
+                exit(1);
+            }
+            say("stopping after this step; once more to stop at once");
+            handler.stop.request();
+        })
+        .context("cannot listen for Ctrl-C")?;
+        Ok(ours)
+    }
+
+    /// There is no step left to finish: the next Ctrl-C ends the program.
+    pub(crate) fn training_is_over(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
 }
 
 fn duration(seconds: f64) -> String {

@@ -13,7 +13,7 @@ use crate::exam::ExamArgs;
 use crate::print;
 use crate::texts::texts;
 
-/// RULER's average of Llama-2-7B at its own 4,096 tokens, by which its table tells effective lengths.
+/// RULER's average of Llama-2-7B-chat at its own 4,096 tokens, by which its table tells effective lengths.
 const LLAMA_2: f64 = 85.6;
 
 /// RULER: needles with several keys, values and queries, variable tracking, common and frequent words, question answering;
@@ -82,7 +82,8 @@ impl Ruler {
     fn show(&self, answers: &[Answer]) -> Result<()> {
         let scores = RulerScores::new(answers);
         let effective = scores.effective_context(self.effective_share);
-        let like_llama = scores.effective_context_above(LLAMA_2);
+        let like_llama =
+            scores.is_complete().then(|| scores.effective_context_above(LLAMA_2)).flatten();
         if self.exam.json {
             print(&serde_json::to_string_pretty(&json!({
                 "scores": scores, "effective_share": self.effective_share, "effective_context": effective,
@@ -103,10 +104,19 @@ impl Ruler {
             tokens(effective),
             100.0 * self.effective_share
         ));
-        print(&format!(
-            "by RULER's own measure, a score above {LLAMA_2} (Llama-2-7B at 4,096 tokens): {}",
-            tokens(like_llama)
-        ));
+        if scores.is_complete() {
+            print(&format!(
+                "by RULER's own measure, a score above {LLAMA_2} (Llama-2-7B-chat at 4,096 tokens, 500 questions of each \
+                 task): {}, with {} questions of each",
+                tokens(like_llama),
+                self.samples
+            ));
+        } else {
+            print(&format!(
+                "these are {} of RULER's 13 tasks, whose mean cannot be compared with its table",
+                scores.tasks().count()
+            ));
+        }
         Ok(())
     }
 }

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-use super::plots::FONT;
-
+/// Units per CSS pixel: the backend rounds coordinates to whole units.
+pub(super) const PIXEL: i32 = 2;
+/// Of numbers and names.
+pub(super) const FONT: i32 = 15 * PIXEL;
 /// A plot has no more ticks on an axis.
 const MOST_TICKS: usize = 9;
 /// No axis reaches as far as this: with larger numbers, their differences are none.

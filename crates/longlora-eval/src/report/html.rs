@@ -6,12 +6,11 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 use super::axis::Scale;
 use super::plots::{self, Curve, LinePlot, Look, Plot, Point};
 use super::{Cost, LossCurve, Report, ReportError, ReportTable, gibibytes};
+use crate::bootstrap::half_width;
 use crate::{HeatMap, Measurement, PositionBin};
 
 /// The ending turns on the escaping of whatever is filled in.
 const TEMPLATE: &str = "page.html";
-/// Half of a 95 % interval, in standard errors.
-const NORMAL: f64 = 1.96;
 /// Perplexities that are further apart, as a ratio, have a logarithmic axis.
 const FAR_APART: f64 = 5.0;
 /// A curve is drawn with about as many points.
@@ -109,7 +108,7 @@ fn perplexity(report: &Report) -> Result<Section, ReportError> {
     let grid = report.perplexity.grid();
     let table = ReportTable {
         title: "Perplexity ± SE by context length".to_owned(),
-        note: String::new(),
+        note: report.perplexity.note(),
         head: grid.head,
         rows: grid.rows,
     };
@@ -121,7 +120,8 @@ fn perplexity(report: &Report) -> Result<Section, ReportError> {
 /// Where one model is lost, the others are told apart in a second figure.
 fn perplexity_by_length(report: &Report) -> Result<Vec<Figure>, ReportError> {
     let point = |measurement: &Measurement| {
-        let error = NORMAL * measurement.nll_standard_error.unwrap_or(0.0);
+        let error =
+            half_width(measurement.stretches.len()) * measurement.nll_standard_error.unwrap_or(0.0);
         let nll = measurement.nll();
         let interval = [nll - error, nll + error].map(f64::exp);
         Point { x: measurement.length as f64, y: nll.exp(), interval }
@@ -176,14 +176,14 @@ fn loss_by_position(report: &Report) -> Result<Vec<Figure>, ReportError> {
     let Some((_, first)) = models.first() else { return Ok(vec![]) };
     let begin = first.length / 16;
     let curves = |from: usize| -> Curves<'_> {
-        let point = |bin: &PositionBin| {
-            let error = NORMAL * bin.nll_standard_error.unwrap_or(0.0);
+        let point = |windows: usize, bin: &PositionBin| {
+            let error = half_width(windows) * bin.nll_standard_error.unwrap_or(0.0);
             let (nll, middle) = (bin.nll(), (bin.start as f64 * (bin.end as f64 - 1.0)).sqrt());
             Point { x: middle, y: nll, interval: [nll - error, nll + error] }
         };
         let points = |measurement: &Measurement| {
             let bins = measurement.positions.iter().filter(|bin| bin.start >= from);
-            bins.map(point).collect()
+            bins.map(|bin| point(measurement.windows, bin)).collect()
         };
         models.iter().map(|(model, measurement)| (*model, points(measurement))).collect()
     };

@@ -15,7 +15,8 @@ pub(super) fn render(report: &Report) -> String {
     let fact = |(term, text): &(String, String)| format!("- **{}**: {}\n", line(term), line(text));
     section("What was measured", report.facts.iter().map(fact).collect());
     if report.perplexity.models().next().is_some() {
-        section("Perplexity", report.perplexity.to_markdown());
+        let (table, note) = (report.perplexity.to_markdown(), report.perplexity.note());
+        section("Perplexity", format!("{note}\n\n{table}"));
     }
     for map in report.heat_maps.iter().filter(|map| !map.cells().is_empty()) {
         section(&map.title, map.to_markdown());
@@ -62,6 +63,8 @@ mod tests {
 - **model**: tiny, 2 layers
 
 ## Perplexity
+
+Scored tokens (and documents): 1022 (1) at 512, 2046 (1) at 1024.
 
 | perplexity ± SE | 512 | 1024 |
 | --- | ---: | ---: |

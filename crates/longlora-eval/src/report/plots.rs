@@ -8,12 +8,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::ReportError;
-use super::axis::{Axis, Scale};
+use super::axis::{Axis, FONT, PIXEL, Scale};
 use crate::HeatMap;
 
-/// Units per CSS pixel: the backend rounds coordinates to whole units.
-const PIXEL: i32 = 2;
-pub(super) const FONT: i32 = 15 * PIXEL;
 /// The backend divides font sizes by this.
 const FONT_FACTOR: f64 = 1.24;
 const WIDTH: i32 = 560 * PIXEL;

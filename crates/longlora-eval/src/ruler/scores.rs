@@ -81,8 +81,13 @@ impl RulerScores {
         self.longest_until(|mean| mean > 0.0 && mean + ROUNDING >= share * shortest)
     }
 
+    /// Whether all of RULER's thirteen tasks were asked: the mean of others cannot be compared with its table.
+    pub fn is_complete(&self) -> bool {
+        self.rows.len() == RulerTask::all().len()
+    }
+
     /// The longest length whose [mean](Self::mean) is above a threshold in percent, and so are all shorter ones: RULER's
-    /// own rule, with 85.6, what Llama-2-7B has at 4,096 tokens. `None`, if the shortest is not.
+    /// own rule, with 85.6, what Llama-2-7B-chat has at 4,096 tokens. `None`, if the shortest is not.
     pub fn effective_context_above(&self, percent: f64) -> Option<usize> {
         self.longest_until(|mean| mean > percent)
     }

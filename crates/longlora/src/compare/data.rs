@@ -30,14 +30,18 @@ impl Text {
             HeldOut::Path(path) => tokenize(path, &config.model.path)?,
             HeldOut::Fraction(fraction) => part(&mut train, *fraction),
         };
+        let longest =
+            |held_out: &[Vec<u32>]| held_out.iter().map(Vec::len).max().unwrap_or_default();
+        let whole = longest(&held_out);
         let each = tokens / held_out.len().max(1);
         held_out.iter_mut().for_each(|document| document.truncate(each));
-        let longest = held_out.iter().map(Vec::len).max().unwrap_or_default();
-        let length = config.context.length;
+        // Every length is measured on the same documents.
+        held_out.retain(|document| document.len() >= config.context.length);
+        let (used, length) = (longest(&held_out), config.context.length);
         ensure!(
-            longest >= length,
-            "the longest held-out document has `{longest}` tokens, and `{length}` are measured; give longer text with \
-             --eval-data, or raise --eval-tokens"
+            used >= length,
+            "the longest held-out document has `{whole}` tokens, of which `{used}` would be used, and `{length}` are \
+             measured; give longer text with --eval-data, or raise --eval-tokens"
         );
         let json = serde_json::to_vec(&train)?;
         std::fs::create_dir_all(folder)

@@ -152,7 +152,9 @@ pub(super) fn plain(mut config: FinetuneConfig) -> FinetuneConfig {
 pub(super) fn named(name: &str) -> Result<&'static Method, String> {
     let known = || METHODS.iter().map(|method| method.name).collect::<Vec<_>>().join(", ");
     let found = METHODS.iter().find(|method| method.name == name);
-    found.ok_or_else(|| format!("the methods are {}", known()))
+    found.ok_or_else(|| {
+        format!("there is no method `{name}`; the methods are {}, or `all` alone", known())
+    })
 }
 
 #[cfg(test)]
@@ -178,6 +180,7 @@ mod tests {
             seen.push(config);
         }
         assert_eq!(named("longlora").unwrap().title, "LongLoRA");
-        assert!(named("long").unwrap_err().contains("lora-half-length"));
+        let error = named("long").unwrap_err();
+        assert!(error.contains("`long`") && error.contains("lora-half-length"), "{error}");
     }
 }

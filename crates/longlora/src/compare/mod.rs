@@ -1,12 +1,14 @@
 //! `longlora compare`
 
 mod data;
+mod ledger;
 mod measuring;
 mod method;
 mod summary;
 mod training;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -19,19 +21,21 @@ use crate::device::DeviceArgs;
 use crate::embedded;
 use crate::fingerprint::fingerprint;
 use crate::model::{load_stretched, model_folder};
+use crate::places::refuse_within;
 use crate::{print, say};
 use data::Text;
+use ledger::Ledger;
 use measuring::{Bench, Measured, passkeys};
 use method::{METHODS, Method, UNTOUCHED, Way};
 use summary::{Row, Summary, Training};
-use training::{Cost, Interrupt, Trained, Workshop};
+use training::{Cost, Interrupt, Trained, TrainingFailed, Workshop};
 
 /// Compare ways to a longer context on your own documents, and recommend one.
 ///
 /// Every trained method takes the same number of tokens from the same text, and is measured on the same held-out text:
 /// perplexity by length, passkeys, what the short context lost, time and memory. Without a model, the small one inside the
 /// program is used. What is finished is kept in the folder: the same command goes on after Ctrl-C, and another method or
-/// seed is added to what is there.
+/// seed is added to what is there; other settings need another folder.
 #[derive(clap::Args)]
 pub(crate) struct Compare {
     /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
@@ -83,14 +87,19 @@ pub(crate) struct Compare {
     device: DeviceArgs,
 }
 
+/// A method, and the settings of its training if it has one.
+struct Plan {
+    method: &'static Method,
+    training: Option<FinetuneConfig>,
+}
+
 impl Compare {
     pub(crate) fn run(self) -> Result<()> {
         let interrupt = Interrupt::listen()?;
-        let methods = self.methods()?;
+        let chosen = self.chosen()?;
         ensure!(!self.seeds.is_empty(), "name at least one seed with --seeds");
         let config = self.config()?;
         let base = LlamaConfig::read(&config.model.path)?;
-        let own = base.rope.original_context();
         ensure!(
             config.context.length > base.rope.max_position_embeddings,
             "the model reaches `{}` tokens by itself; ask for a longer --context-length",
@@ -103,6 +112,12 @@ impl Compare {
         }
         let text = Text::read(&config, &self.out, self.eval_tokens)?;
         let lengths = self.lengths(&base, config.context.length);
+        let model_sha256 =
+            fingerprint(&[&config.model.path], &format!("{:?}", config.model.weights))?;
+        let settings = self.settings(&config, &text, &lengths, &model_sha256);
+        let names = chosen.iter().map(|method| method.name.to_owned());
+        let mut ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
+        let plans = self.plans(&config, &ledger)?;
         let bench = Bench {
             folder: self.out.clone(),
             held_out: &text.held_out,
@@ -114,34 +129,108 @@ impl Compare {
             },
         };
         let device = self.device.to_string();
-        let workshop = Workshop { folder: self.out.clone(), device, interrupt };
-        let mut summary = Summary::new(&config, own, &lengths, &self.device.to_string());
-        for method in methods {
-            summary.add(self.row(method, &config, &text, &bench, &workshop)?);
+        let workshop = Workshop { folder: self.out.clone(), device, model_sha256, interrupt };
+        let mut summary =
+            Summary::new(&config, base.rope.original_context(), &lengths, &self.device.to_string());
+        let mut failures = vec![];
+        for plan in plans {
+            match self.row(plan, &config, ledger.seeds(), &text, &bench, &workshop) {
+                Err(error) if error.is::<TrainingFailed>() => failures.push(error.to_string()),
+                row => summary.add(row?),
+            }
             // After each, so that there is something to read while the others are computed.
-            summary.write(&self.out)?;
+            if ledger.may_replace(summary.rows()) {
+                summary.write(&self.out)?;
+                ledger.has_reported(summary.rows())?;
+            }
         }
+        summary.write(&self.out)?;
+        ledger.has_reported(summary.rows())?;
         summary.findings()?.iter().for_each(|finding| print(finding));
         say(&format!("the report is {}", self.out.join("report.html").display()));
+        ensure!(failures.is_empty(), "{}", failures.join("; "));
         Ok(())
     }
 
-    fn methods(&self) -> Result<Vec<&'static Method>> {
+    /// The methods that are named.
+    fn chosen(&self) -> Result<Vec<&'static Method>> {
         let given: Vec<&str> = self.methods.iter().map(String::as_str).collect();
-        let chosen: Vec<&Method> = match given.as_slice() {
-            [] => METHODS.iter().filter(|method| method.usual).collect(),
-            ["all"] => METHODS.iter().collect(),
+        match given.as_slice() {
+            [] => Ok(METHODS.iter().filter(|method| method.usual).collect()),
+            ["all"] => Ok(METHODS.iter().collect()),
             names => {
                 let named: Result<Vec<&Method>, String> =
                     names.iter().map(|name| method::named(name)).collect();
-                named.map_err(anyhow::Error::msg)?
+                named.map_err(anyhow::Error::msg)
             }
-        };
-        // In the order of the tables, the untouched model first: everything is compared with it.
-        let wanted = |method: &&Method| {
-            method.name == UNTOUCHED || chosen.iter().any(|one| one.name == method.name)
-        };
-        Ok(METHODS.iter().filter(wanted).collect())
+        }
+    }
+
+    /// What the folder is to hold, in the order of the tables, the untouched model first: everything is compared with it.
+    /// Checked before anything takes its time.
+    fn plans(&self, config: &FinetuneConfig, ledger: &Ledger) -> Result<Vec<Plan>> {
+        let wanted = |method: &&Method| method.name == UNTOUCHED || ledger.wants(method.name);
+        let mut plans: Vec<Plan> = vec![];
+        for method in METHODS.iter().filter(wanted) {
+            let training = match method.way {
+                Way::Untrained(_) => None,
+                Way::Trained(change) => {
+                    let mut config = config.clone();
+                    change(&mut config);
+                    self.rate_of_full(&mut config);
+                    config.validate()?;
+                    Some(config)
+                }
+            };
+            let same = |plan: &&Plan| training.is_some() && plan.training == training;
+            match plans.iter().find(same) {
+                None => plans.push(Plan { method, training }),
+                Some(Plan { method: same, .. }) => say(&format!(
+                    "{} is left out: with these settings it is {}",
+                    method.title, same.title
+                )),
+            }
+        }
+        let of_full =
+            |plan: &Plan| plan.training.as_ref().is_some_and(|one| one.adapters.is_none());
+        ensure!(
+            self.full_learning_rate.is_none() || plans.iter().any(of_full),
+            "--full-learning-rate is that of full fine-tuning, which is not among the methods; add `full`, or leave it out"
+        );
+        Ok(plans)
+    }
+
+    /// What every number of the folder depends on.
+    fn settings(
+        &self,
+        config: &FinetuneConfig,
+        text: &Text,
+        lengths: &[usize],
+        model_sha256: &str,
+    ) -> BTreeMap<String, String> {
+        let FinetuneConfig { context, training, .. } = config;
+        let mut full = config.clone();
+        full.adapters = None;
+        self.rate_of_full(&mut full);
+        let rates = training.learning_rates;
+        let settings = [
+            ("base model", model_sha256.to_owned()),
+            ("text to learn from", text.train_sha256.clone()),
+            ("text to measure on", text.held_out_sha256.clone()),
+            ("context", context.length.to_string()),
+            ("RoPE scaling", context.rope_scaling.to_string()),
+            ("number of steps", training.steps.to_string()),
+            (
+                "number of windows per step",
+                (training.batch_size * training.accumulation).to_string(),
+            ),
+            ("learning rate", format!("{} and {}", rates.lora, rates.norms_and_embeddings)),
+            ("learning rate of full fine-tuning", full.training.learning_rates.lora.to_string()),
+            ("list of lengths", format!("{lengths:?}")),
+            ("number of passkeys", self.passkey_trials.to_string()),
+            ("device", self.device.to_string()),
+        ];
+        settings.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
     fn config(&self) -> Result<FinetuneConfig> {
@@ -155,9 +244,12 @@ impl Compare {
             }
         };
         if let Some(data) = &self.data {
+            refuse_within(&self.out, data)?;
             config.data.path.clone_from(data);
+            config.data.held_out = HeldOut::Fraction(0.05);
         }
         if let Some(path) = &self.eval_data {
+            refuse_within(&self.out, path)?;
             config.data.held_out = HeldOut::Path(path.clone());
         }
         config.context.length = self.context_length.unwrap_or(config.context.length);
@@ -190,33 +282,26 @@ impl Compare {
 
     fn row(
         &self,
-        method: &'static Method,
+        Plan { method, training }: Plan,
         config: &FinetuneConfig,
+        seeds: &[u64],
         text: &Text,
         bench: &Bench<'_>,
         workshop: &Workshop,
     ) -> Result<Row> {
-        match method.way {
-            Way::Untrained(kind) => {
-                let measured = self.untrained(method, kind, config, bench)?;
-                Ok(Row::untrained(method, measured))
-            }
-            Way::Trained(change) => {
-                let mut config = config.clone();
-                change(&mut config);
-                self.rate_of_full(&mut config);
-                let context_length = config.context.length;
-                let training = Training { trainable: self.count(&config)?, context_length };
-                let mut seeds = vec![];
-                for &seed in &self.seeds {
-                    let config = FinetuneConfig { seed, ..config.clone() };
-                    let trained = workshop.train(method, config, text)?;
-                    let measured = self.trained(method, &trained, bench)?;
-                    seeds.push((seed, measured, trained.cost));
-                }
-                Ok(Row::trained(method, seeds, training))
-            }
+        let (Way::Trained(_), Some(training)) = (&method.way, training) else {
+            return Ok(Row::untrained(method, self.untrained(method, config, bench)?));
+        };
+        let context_length = training.context.length;
+        let what = Training { trainable: self.count(&training)?, context_length };
+        let mut of_seeds = vec![];
+        for &seed in seeds {
+            let config = FinetuneConfig { seed, ..training.clone() };
+            let trained = workshop.train(method, config, text)?;
+            let measured = self.trained(method, &trained, bench)?;
+            of_seeds.push((seed, measured, trained.cost));
         }
+        Ok(Row::trained(method, of_seeds, what))
     }
 
     /// The rate of everything, where everything is trained.
@@ -238,11 +323,14 @@ impl Compare {
     fn untrained(
         &self,
         method: &Method,
-        kind: Option<RopeKind>,
         config: &FinetuneConfig,
         bench: &Bench<'_>,
     ) -> Result<Measured> {
         let model = &config.model;
+        let kind = match method.way {
+            Way::Untrained(kind) => kind,
+            Way::Trained(_) => None,
+        };
         let stretch = kind.map(|kind| (kind, config.context.length));
         let key = fingerprint(&[&model.path], &format!("{stretch:?} {:?}", model.weights))?;
         bench.measure(method.name, &key, None, || {

@@ -8,7 +8,7 @@ use longlora_eval::{
     ReportTable, Retention, paired_difference,
 };
 use longlora_llama::write_atomically;
-use longlora_train::FinetuneConfig;
+use longlora_train::{FinetuneConfig, HeldOut};
 use serde_json::json;
 
 use super::method::{Method, UNTOUCHED};
@@ -106,14 +106,24 @@ impl Summary {
         device: &str,
     ) -> Self {
         let training = &config.training;
+        let rates = training.learning_rates;
         let windows = training.steps * (training.accumulation * training.batch_size) as u64;
         let tokens = windows * config.context.length as u64;
         let model = config.model.path.display().to_string();
         let facts = [
             ("model", model.clone()),
+            ("text to learn from", config.data.path.display().to_string()),
+            ("text to measure on", measured_on(&config.data.held_out)),
             ("its own context", format!("{own} tokens")),
             ("context to reach", format!("{} tokens", config.context.length)),
             ("training of each method", format!("{} steps, {tokens} tokens", training.steps)),
+            (
+                "learning rates",
+                format!(
+                    "{} for LoRA, {} for norms and embeddings",
+                    rates.lora, rates.norms_and_embeddings
+                ),
+            ),
             ("RoPE scaling of the trained methods", config.context.rope_scaling.to_string()),
             ("device", device.to_owned()),
             ("longlora", env!("CARGO_PKG_VERSION").to_owned()),
@@ -125,6 +135,11 @@ impl Summary {
             longest: lengths.last().copied().unwrap_or_default(),
             rows: vec![],
         }
+    }
+
+    /// How many there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
     }
 
     pub(super) fn add(&mut self, row: Row) {
@@ -337,6 +352,13 @@ fn in_words(ours: &Measurement, theirs: &Measurement) -> Result<String> {
         format!(" ({:+.4} to {:+.4})", interval.low, interval.high)
     });
     Ok(format!("{:+.4}{interval}", difference.nll))
+}
+
+fn measured_on(held_out: &HeldOut) -> String {
+    match held_out {
+        HeldOut::Path(path) => path.display().to_string(),
+        HeldOut::Fraction(fraction) => format!("the last {:.0} % of it", 100.0 * fraction),
+    }
 }
 
 fn name_of(path: &str) -> &str {

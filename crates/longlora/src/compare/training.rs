@@ -1,11 +1,13 @@
 //! Training one method, in a process of its own: its peak memory is then its own, and what was begun is gone on with.
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use longlora_llama::write_atomically;
 use longlora_train::{FinetuneConfig, HeldOut, RunFolder};
 use serde::{Deserialize, Serialize};
@@ -35,12 +37,17 @@ pub(super) struct Workshop {
     pub(super) folder: PathBuf,
     /// As the command line names it.
     pub(super) device: String,
+    /// Of the base model.
+    pub(super) model_sha256: String,
     pub(super) interrupt: Interrupt,
 }
 
 impl Workshop {
-    /// Trains, or goes on with what was begun, or takes what is finished. A run's name holds a hash of its settings and its
-    /// text: other ones are another run.
+    /// Trains, or goes on with what was begun, or takes what is finished. A run's name holds a hash of its settings, its
+    /// text, its base and its device: other ones are another run.
+    ///
+    /// # Errors
+    /// [`TrainingFailed`], if this method cannot be trained; others may be.
     pub(super) fn train(
         &self,
         method: &Method,
@@ -50,13 +57,15 @@ impl Workshop {
         config.data.path.clone_from(&text.train);
         config.data.held_out = HeldOut::Fraction(0.0);
         let toml = config.to_toml();
-        let hash = sha256(format!("{toml}\n{}", text.train_sha256).as_bytes());
+        let made_of =
+            format!("{toml}\n{}\n{}\n{}", text.train_sha256, self.model_sha256, self.device);
+        let hash = sha256(made_of.as_bytes());
         let name = format!("{}-seed{}-{}", method.name, config.seed, &hash[..8]);
         let (file, run) = (self.file(&name), self.folder.join("runs").join(&name));
         if !is_finished(&run, &config) {
             crate::say(&format!("training {} with seed {}", method.title, config.seed));
             write_atomically(&file, toml.as_bytes())?;
-            self.finetune(&file, &run)?;
+            self.finetune(method, &file, &run)?;
         }
         ensure!(
             is_finished(&run, &config),
@@ -64,7 +73,7 @@ impl Workshop {
             run.display()
         );
         let run = RunFolder::open(&run)?;
-        let cost = Cost::read(&run)?;
+        let cost = Cost::read(&run, config.training.steps)?;
         Ok(Trained { config, run, cost })
     }
 
@@ -72,7 +81,7 @@ impl Workshop {
         self.folder.join("configs").join(format!("{name}.toml"))
     }
 
-    fn finetune(&self, config: &Path, run: &Path) -> Result<()> {
+    fn finetune(&self, method: &Method, config: &Path, run: &Path) -> Result<()> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
         command.arg("finetune").args(["--device", &self.device]);
@@ -82,25 +91,45 @@ impl Workshop {
             command.arg("--config").arg(config).arg("--out").arg(run);
         }
         let status = self.interrupt.during(|| command.status()).context("cannot start training")?;
-        if !status.success() {
-            bail!("training by `{}` failed; what it said stands above", config.display());
+        if !status.success() && !self.interrupt.came() {
+            return Err(TrainingFailed(method.title).into());
         }
         Ok(())
     }
 }
 
+/// A method that could not be trained; why, its process has said.
+#[derive(Debug)]
+pub(super) struct TrainingFailed(&'static str);
+
+impl fmt::Display for TrainingFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} could not be trained; what went wrong stands above", self.0)
+    }
+}
+
+impl Error for TrainingFailed {}
+
+/// Whether the result is there: the file that is written last.
 fn is_finished(run: &Path, config: &FinetuneConfig) -> bool {
     let Ok(run) = RunFolder::open(run) else { return false };
     let result = match config.adapters {
-        Some(_) => run.adapter().join("longlora.json"),
+        Some(_) => run.adapter().join("adapter_config.json"),
         None => run.model().join("config.json"),
     };
     result.exists()
 }
 
 impl Cost {
-    fn read(run: &RunFolder) -> Result<Self> {
+    fn read(run: &RunFolder, expected: u64) -> Result<Self> {
         let steps = run.metrics()?;
+        ensure!(
+            steps.len() as u64 == expected,
+            "`{}` tells of `{}` steps instead of `{expected}`, so its time is not known; remove that folder, and the same \
+             command trains anew",
+            run.path().display(),
+            steps.len()
+        );
         Ok(Self {
             seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
             peak_memory_bytes: steps.iter().filter_map(|step| step.peak_memory_bytes).max(),
@@ -114,6 +143,7 @@ impl Cost {
 #[derive(Clone, Default)]
 pub(super) struct Interrupt {
     training: Arc<AtomicBool>,
+    came: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -121,6 +151,7 @@ impl Interrupt {
         let interrupt = Self::default();
         let handler = interrupt.clone();
         ctrlc::set_handler(move || {
+            handler.came.store(true, Ordering::SeqCst);
             if !handler.training.load(Ordering::SeqCst) {
                 crate::say("stopped; the same command goes on");
                 exit(1);
@@ -128,6 +159,11 @@ impl Interrupt {
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(interrupt)
+    }
+
+    /// Whether Ctrl-C was pressed in a training.
+    fn came(&self) -> bool {
+        self.came.load(Ordering::SeqCst)
     }
 
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {

@@ -49,6 +49,12 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
         best.title,
         best.longest.perplexity()
     )];
+    if best.longest.stretches.len() < 2 {
+        reasons.push(
+            "That is one window of text, which cannot tell methods apart; give more held-out text, or raise --eval-tokens."
+                .to_owned(),
+        );
+    }
     let equals = equals(candidates, best)?;
     let others: Vec<&str> =
         equals.iter().map(|one| one.title).filter(|title| *title != best.title).collect();
@@ -60,16 +66,16 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
     }
     let keeping: Vec<_> =
         equals.iter().copied().filter(|one| one.keeps_the_short_context()).collect();
-    let keeps = !keeping.is_empty();
-    let pool = finding(if keeps { &keeping } else { &equals });
+    let pool = finding(if keeping.is_empty() { &equals } else { &keeping });
     let by_cost = |a: &&&Candidate<'_>, b: &&&Candidate<'_>| a.seconds.total_cmp(&b.seconds);
     let chosen = pool.iter().min_by(by_cost).copied().unwrap_or(best);
-    reasons.push(recommendation(chosen, keeps, pool.len()));
+    reasons.push(recommendation(chosen, pool.len()));
     reasons.extend(warning(candidates, chosen));
     Ok(reasons)
 }
 
-/// Those whose perplexity cannot be told from the best one's.
+/// Those whose perplexity cannot be told from the best one's. Where nothing can be told, for want of text, that is the best
+/// one alone.
 fn equals<'a>(
     candidates: &'a [Candidate<'a>],
     best: &Candidate<'_>,
@@ -77,8 +83,8 @@ fn equals<'a>(
     let mut equals = vec![];
     for candidate in candidates {
         let difference = paired_difference(candidate.longest, best.longest)?;
-        let told = difference.interval.is_some_and(|interval| interval.excludes_zero());
-        if !told {
+        let alike = difference.interval.is_some_and(|interval| !interval.excludes_zero());
+        if alike || candidate.title == best.title {
             equals.push(candidate);
         }
     }
@@ -92,13 +98,18 @@ fn finding<'a>(pool: &[&'a Candidate<'a>]) -> Vec<&'a Candidate<'a>> {
     pool.iter().copied().filter(as_many).collect()
 }
 
-/// `keeps` says whether the short context was kept, and `pool` of how many the chosen one is the cheapest.
-fn recommendation(chosen: &Candidate<'_>, keeps: bool, pool: usize) -> String {
+/// The chosen one is the cheapest of `pool`.
+fn recommendation(chosen: &Candidate<'_>, pool: usize) -> String {
     let limit = 100.0 * LOSS;
-    let short = match keeps {
+    let short = match chosen.keeps_the_short_context() {
+        _ if chosen.retention.is_empty() => {
+            "what its short lengths lost was not measured".to_owned()
+        }
         true => format!("none of its short lengths lost more than {limit:.0} %"),
         false => {
-            format!("though it, as all of them, lost more than {limit:.0} % at a short length")
+            format!(
+                "though it, as all that are as good, lost more than {limit:.0} % at a short length"
+            )
         }
     };
     let cost = match chosen.seconds > 0.0 {
@@ -192,6 +203,21 @@ mod tests {
         );
         check(&[("slow", &good, &lost(0.2), 90.0)], &["Recommended: slow; though it"]);
         check(&[("free", &good, &kept, 0.0)], &["needs no training"]);
+        check(&[("free", &good, &[], 0.0)], &["was not measured"]);
+    }
+
+    #[test]
+    fn one_window_makes_nothing_equal() {
+        let cut = |shift| {
+            let mut one = measurement(shift, 0.0);
+            one.stretches.truncate(1);
+            one
+        };
+        let (good, bad, kept) = (cut(0.0), cut(0.5), lost(0.0));
+        check(
+            &[("slow", &good, &kept, 90.0), ("free", &bad, &kept, 0.0)],
+            &["one window of text", "Recommended: slow;"],
+        );
     }
     #[test]
     fn what_finds_fewer_passkeys_is_not_recommended_for_its_cost() {
