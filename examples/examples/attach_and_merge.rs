@@ -22,7 +22,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use longlora_adapters::AdapterConfig;
+use longlora_adapters::{AdapterConfig, RopeGranularity, RopeOffsetConfig};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::{Llama, LlamaConfig, Selection, count_trainable};
@@ -33,7 +33,10 @@ fn main() -> Result<()> {
     let device = Device::default().autodiff();
     device.seed(0);
     let base = config()?.init(&device);
-    let adapters = AdapterConfig::longlora();
+    let adapters = AdapterConfig {
+        rope_offset: Some(RopeOffsetConfig::new(RopeGranularity::Head)),
+        ..AdapterConfig::longlora()
+    };
     let llama = base.clone().attach(&adapters, 0);
     println!("{}\n", count_trainable(&llama, &Selection::Adapter(adapters)));
 

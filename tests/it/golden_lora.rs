@@ -207,7 +207,7 @@ fn every_kind_of_adapter_survives_a_round_trip() {
         ..with(RopeGranularity::Pair)
     };
     let cases = [
-        AdapterConfig { rope_offset: None, ..AdapterConfig::longlora() },
+        AdapterConfig::longlora(),
         with(RopeGranularity::Head),
         with(RopeGranularity::Pair),
         with(RopeGranularity::Shared),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use longlora_adapters::AdapterConfig;
+use longlora_adapters::{AdapterConfig, RopeGranularity, RopeOffsetConfig};
 use longlora_train::{
     Event, FinetuneConfig, LearningRates, Outcome, RunFolder, StepReport, Stop, TrainError,
     finetune, resume,
@@ -39,6 +39,8 @@ impl Place {
     pub(crate) fn config(&self) -> FinetuneConfig {
         let mut config = FinetuneConfig::longlora(self.model.clone(), self.path("data.json"), 160);
         config.seed = 21;
+        let offset = RopeOffsetConfig::new(RopeGranularity::Head);
+        adapters(&mut config).rope_offset = Some(offset);
         adapters(&mut config).lora.as_mut().unwrap().dropout = 0.1;
         let training = &mut config.training;
         training.steps = 12;

@@ -54,7 +54,10 @@ fn check(adapters: &AdapterConfig, expected: Trainable) {
 fn longlora_on_llama_2_7b_trains_what_the_paper_says() {
     let all = 6_738_415_616;
     check(
-        &AdapterConfig::longlora(),
+        &AdapterConfig {
+            rope_offset: Some(RopeOffsetConfig::new(RopeGranularity::Head)),
+            ..AdapterConfig::longlora()
+        },
         Trainable {
             lora: 8_388_608,         // 32 layers · 4 projections · 2 · 4096 · 8
             rope_offsets: 1_024,     // 32 layers · 32 kv heads
@@ -98,7 +101,7 @@ fn a_model_that_is_trained_whole_is_counted_without_being_drawn() {
 
 #[test]
 fn the_table_groups_digits_and_leaves_out_what_there_is_none_of() {
-    let adapters = AdapterConfig { rope_offset: None, ..AdapterConfig::longlora() };
+    let adapters = AdapterConfig::longlora();
     let llama = llama_2_7b().init(&Device::default()).attach(&adapters, 0);
     let table = count_trainable(&llama, &Selection::Adapter(adapters)).to_string();
     let expected = "\

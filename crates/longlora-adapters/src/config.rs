@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rope_offset::{RopeGranularity, RopeOffsetConfig};
+use crate::rope_offset::RopeOffsetConfig;
 
 /// Everything that a fine-tuning run trains. LongLoRA's "LoRA+" is LoRA with norms and embeddings; without them it
 /// loses most of its worth at long contexts (perplexity 11.44 instead of 8.12, arXiv:2309.12307, table 2).
@@ -164,14 +164,15 @@ pub enum AdapterError {
 }
 
 impl AdapterConfig {
-    /// The recipe of this project: LongLoRA's, with one RoPE offset per layer and kv head.
+    /// LongLoRA's recipe: LoRA, norms and embeddings. RoPE offsets, which are ours, are for whoever asks for them: no other
+    /// program computes those of layers and heads.
     pub fn longlora() -> Self {
         Self {
             lora: Some(LoraConfig::default()),
             norms: true,
             embeddings: true,
             head: false,
-            rope_offset: Some(RopeOffsetConfig::new(RopeGranularity::Head)),
+            rope_offset: None,
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) struct AdapterArgs {
     /// Train the head; one that is the embedding table gets a table of its own
     #[arg(long, value_name = "BOOL")]
     train_head: Option<bool>,
-    /// Learnable RoPE offsets
+    /// Learnable RoPE offsets, which are not of LongLoRA [default: none]
     #[arg(long, value_name = "GRANULARITY")]
     rope_offset: Option<OffsetKind>,
 }

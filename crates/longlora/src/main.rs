@@ -41,7 +41,7 @@ use clap::{Parser, Subcommand};
 use longlora_kernels::keep_freed_memory;
 
 /// Extends the context window of a LLaMA on its owner's own documents, by LongLoRA: shifted sparse attention in
-/// training, full attention after it, LoRA with norms and embeddings, learnable RoPE offsets.
+/// training, full attention after it, LoRA with norms and embeddings, and, if you want, learnable RoPE offsets.
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 struct Cli {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rope_offset::RopeGranularity;
 
 const KNOWN: &str = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
 
@@ -16,7 +17,8 @@ fn check_lora(change: impl FnOnce(&mut LoraConfig), expected: &str) {
 
 #[track_caller]
 fn check_bound(bound: f64, expected: &str) {
-    check(|config| config.rope_offset.as_mut().unwrap().bound = bound, expected);
+    let offset = RopeOffsetConfig { bound, ..RopeOffsetConfig::new(RopeGranularity::Head) };
+    check(|config| config.rope_offset = Some(offset), expected);
 }
 
 #[test]
@@ -78,12 +80,13 @@ fn an_adapter_that_trains_nothing_is_refused() {
         "nothing would be trained: no LoRA, norms, embeddings, head or RoPE offsets; switch on at least one"
     );
     let longlora = AdapterConfig::longlora();
+    let offset = RopeOffsetConfig::new(RopeGranularity::Head);
     for one in [
         AdapterConfig { lora: longlora.lora.clone(), ..nothing.clone() },
         AdapterConfig { norms: true, ..nothing.clone() },
         AdapterConfig { embeddings: true, ..nothing.clone() },
         AdapterConfig { head: true, ..nothing.clone() },
-        AdapterConfig { rope_offset: longlora.rope_offset, ..nothing },
+        AdapterConfig { rope_offset: Some(offset), ..nothing },
     ] {
         one.validate().unwrap();
     }
@@ -140,7 +143,7 @@ fn a_file_from_before_there_were_patterns_is_still_read() {
         "rope_offset": null
     }"#;
     let config: AdapterConfig = serde_json::from_str(text).unwrap();
-    assert_eq!(config, AdapterConfig { rope_offset: None, ..AdapterConfig::longlora() });
+    assert_eq!(config, AdapterConfig::longlora());
 }
 
 #[test]
