@@ -195,8 +195,10 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     assert_eq!(second["runs"][2], first["runs"][2]);
     assert_eq!(second["runs"][3]["seed"], 1);
     assert_eq!(second["runs"].as_array().unwrap().len(), 6);
-    let other = ["compare", "--out", "all", "--steps", "3"];
+    let train = || fs::read(here.join("all/train.json")).unwrap();
+    let (learnt_from, other) = (train(), ["compare", "--out", "all", "--steps", "3"]);
     check_mistake(here, &other, &["`all`", "--out"]);
+    assert!(train() == learnt_from, "a refused command changed the folder");
 }
 
 #[test]

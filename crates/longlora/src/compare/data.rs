@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use longlora_data::{Corpus, Tokenizer};
 use longlora_llama::write_atomically;
 use longlora_train::{FinetuneConfig, HeldOut};
@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 /// What is learned from, and what is measured on.
 pub(super) struct Text {
-    /// Token ids to train on, as a file.
+    /// Where the token ids to train on are, once they were [left](Self::leave_in) there.
     pub(super) train: PathBuf,
+    json: Vec<u8>,
     /// SHA-256 of that file.
     pub(super) train_sha256: String,
     /// What is measured on.
@@ -22,9 +23,8 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// Reads the text that `config` names, and leaves what is trained on in `folder`; `tokens` are measured on at most, an
-    /// equal share from the start of each document.
-    pub(super) fn read(config: &FinetuneConfig, folder: &Path, tokens: usize) -> Result<Self> {
+    /// Reads the text that `config` names; `tokens` are measured on at most, an equal share from the start of each document.
+    pub(super) fn read(config: &FinetuneConfig, tokens: usize) -> Result<Self> {
         let mut train = tokenize(&config.data.path, &config.model.path)?;
         let mut held_out = match &config.data.held_out {
             HeldOut::Path(path) => tokenize(path, &config.model.path)?,
@@ -44,13 +44,16 @@ impl Text {
              measured; give longer text with --eval-data, or raise --eval-tokens"
         );
         let json = serde_json::to_vec(&train)?;
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create `{}`", folder.display()))?;
+        let (train_sha256, held_out_sha256) =
+            (sha256(&json), sha256(&serde_json::to_vec(&held_out)?));
+        Ok(Self { train: PathBuf::new(), json, train_sha256, held_out, held_out_sha256 })
+    }
+
+    /// Writes what is trained on into a folder.
+    pub(super) fn leave_in(&mut self, folder: &Path) -> Result<()> {
         // Absolute: a run's settings are read from another folder.
-        let path = std::path::absolute(folder.join("train.json"))?;
-        write_atomically(&path, &json)?;
-        let held_out_sha256 = sha256(&serde_json::to_vec(&held_out)?);
-        Ok(Self { train: path, train_sha256: sha256(&json), held_out, held_out_sha256 })
+        self.train = std::path::absolute(folder.join("train.json"))?;
+        Ok(write_atomically(&self.train, &self.json)?)
     }
 }
 

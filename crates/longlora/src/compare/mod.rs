@@ -93,48 +93,83 @@ struct Plan {
     training: Option<FinetuneConfig>,
 }
 
+/// What every row is made with.
+struct Tools<'a> {
+    /// Of plain LongLoRA.
+    config: &'a FinetuneConfig,
+    text: &'a Text,
+    bench: Bench<'a>,
+    workshop: Workshop,
+}
+
 impl Compare {
     pub(crate) fn run(self) -> Result<()> {
         let interrupt = Interrupt::listen()?;
-        let chosen = self.chosen()?;
         ensure!(!self.seeds.is_empty(), "name at least one seed with --seeds");
+        let chosen = self.chosen()?;
         let config = self.config()?;
-        let base = LlamaConfig::read(&config.model.path)?;
-        ensure!(
-            config.context.length > base.rope.max_position_embeddings,
-            "the model reaches `{}` tokens by itself; ask for a longer --context-length",
-            base.rope.max_position_embeddings
-        );
+        let base = extendable(&config)?;
+        let lengths = self.lengths(&base, config.context.length);
+        let mut text = Text::read(&config, self.eval_tokens)?;
+        let model_sha256 =
+            fingerprint(&[&config.model.path], &format!("{:?}", config.model.weights))?;
+        self.make_folders()?;
+        let settings = self.settings(&config, &text, &lengths, &model_sha256);
+        let names = chosen.iter().map(|method| method.name.to_owned());
+        let mut ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
+        let plans = self.plans(&config, &ledger)?;
+        // Not before the folder is known to be of these settings.
+        text.leave_in(&self.out)?;
+        let device = self.device.to_string();
+        let mut summary = Summary::new(&config, base.rope.original_context(), &lengths, &device);
+        let workshop = Workshop { folder: self.out.clone(), device, model_sha256, interrupt };
+        let bench = self.bench(&config, &text, &lengths)?;
+        let tools = Tools { config: &config, text: &text, bench, workshop };
+        let failures = self.fill(&mut summary, plans, &mut ledger, &tools)?;
+        summary.findings()?.iter().for_each(|finding| print(finding));
+        say(&format!("the report is {}", self.out.join("report.html").display()));
+        ensure!(failures.is_empty(), "{}", failures.join("; "));
+        Ok(())
+    }
+
+    fn make_folders(&self) -> Result<()> {
         for folder in ["configs", "runs", "measurements"] {
             let folder = self.out.join(folder);
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create `{}`", folder.display()))?;
         }
-        let text = Text::read(&config, &self.out, self.eval_tokens)?;
-        let lengths = self.lengths(&base, config.context.length);
-        let model_sha256 =
-            fingerprint(&[&config.model.path], &format!("{:?}", config.model.weights))?;
-        let settings = self.settings(&config, &text, &lengths, &model_sha256);
-        let names = chosen.iter().map(|method| method.name.to_owned());
-        let mut ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
-        let plans = self.plans(&config, &ledger)?;
-        let bench = Bench {
+        Ok(())
+    }
+
+    fn bench<'a>(
+        &self,
+        config: &FinetuneConfig,
+        text: &'a Text,
+        lengths: &'a [usize],
+    ) -> Result<Bench<'a>> {
+        Ok(Bench {
             folder: self.out.clone(),
             held_out: &text.held_out,
             held_out_sha256: &text.held_out_sha256,
-            lengths: &lengths,
+            lengths,
             passkeys: match self.passkey_trials {
                 0 => None,
-                trials => passkeys(&config.model.path, &lengths, trials)?,
+                trials => passkeys(&config.model.path, lengths, trials)?,
             },
-        };
-        let device = self.device.to_string();
-        let workshop = Workshop { folder: self.out.clone(), device, model_sha256, interrupt };
-        let mut summary =
-            Summary::new(&config, base.rope.original_context(), &lengths, &self.device.to_string());
+        })
+    }
+
+    /// A row for each plan, and the report; returns what could not be trained.
+    fn fill(
+        &self,
+        summary: &mut Summary,
+        plans: Vec<Plan>,
+        ledger: &mut Ledger,
+        tools: &Tools<'_>,
+    ) -> Result<Vec<String>> {
         let mut failures = vec![];
         for plan in plans {
-            match self.row(plan, &config, ledger.seeds(), &text, &bench, &workshop) {
+            match self.row(plan, ledger.seeds(), tools) {
                 Err(error) if error.is::<TrainingFailed>() => failures.push(error.to_string()),
                 row => summary.add(row?),
             }
@@ -146,10 +181,7 @@ impl Compare {
         }
         summary.write(&self.out)?;
         ledger.has_reported(summary.rows())?;
-        summary.findings()?.iter().for_each(|finding| print(finding));
-        say(&format!("the report is {}", self.out.join("report.html").display()));
-        ensure!(failures.is_empty(), "{}", failures.join("; "));
-        Ok(())
+        Ok(failures)
     }
 
     /// The methods that are named.
@@ -283,11 +315,8 @@ impl Compare {
     fn row(
         &self,
         Plan { method, training }: Plan,
-        config: &FinetuneConfig,
         seeds: &[u64],
-        text: &Text,
-        bench: &Bench<'_>,
-        workshop: &Workshop,
+        Tools { config, text, bench, workshop }: &Tools<'_>,
     ) -> Result<Row> {
         let (Way::Trained(_), Some(training)) = (&method.way, training) else {
             return Ok(Row::untrained(method, self.untrained(method, config, bench)?));
@@ -349,6 +378,17 @@ impl Compare {
             load_finetuned(config, run, &self.device.open()?)
         })
     }
+}
+
+/// The base model, which has to be one whose context is to grow.
+fn extendable(config: &FinetuneConfig) -> Result<LlamaConfig> {
+    let base = LlamaConfig::read(&config.model.path)?;
+    let reach = base.rope.max_position_embeddings;
+    ensure!(
+        config.context.length > reach,
+        "the model reaches `{reach}` tokens by itself; ask for a longer --context-length"
+    );
+    Ok(base)
 }
 
 /// Where a run's result is.
