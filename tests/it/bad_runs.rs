@@ -42,6 +42,10 @@ fn a_run_that_was_stopped_before_its_first_checkpoint_begins_anew() {
     fs::remove_file(place.path("run/manifest.json")).unwrap();
     place.resume("run").unwrap();
     assert_eq!(metrics(&place.path("run")), metrics(&place.path("whole")));
+    // But a result is never trained over.
+    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    let error = place.resume("run").unwrap_err();
+    sentence::check(&error, &["no checkpoint", "run/adapter", "already"]);
     // Even earlier: nothing but the folder is there.
     fs::create_dir(place.path("empty")).unwrap();
     RunFolder::create(&place.path("empty")).unwrap();

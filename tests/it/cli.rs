@@ -88,6 +88,14 @@ fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
     fs::write(here.join("taken/note.txt"), "mine").expect("a small file");
     check_mistake(here, &run(&["--out", "taken"]), &["taken", "exists", "--out"]);
 
+    // A folder of the user's own, with a config.toml in it, is not cleared away after a mistake.
+    fs::create_dir(here.join("own")).expect("a folder");
+    fs::write(here.join("own/config.toml"), "mine = true\n").expect("a small file");
+    let pretrain = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/pretrain.toml");
+    let args = ["pretrain", pretrain, "--data", "nope", "--out", "made", "--run", "own"];
+    check_mistake(here, &args, &["nope"]);
+    assert!(here.join("own/config.toml").exists(), "a folder of the user's own was removed");
+
     let rate = ["--rope-offset", "none", "--rope-offset-learning-rate", "0.1"];
     check_mistake(here, &run(&rate), &["--rope-offset-learning-rate", "none are trained"]);
     check_mistake(here, &run(&["--full", "--weights", "bf16"]), &["`bf16`", "f32"]);

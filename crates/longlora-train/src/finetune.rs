@@ -60,10 +60,25 @@ pub fn resume(
         refuse_other_data(run, &manifest)?;
         Checkpoint::load(&checkpoints, llama, &config.selection(), &config.training)?
     } else {
+        refuse_finished(run)?;
         run.write_manifest(&manifest)?;
         beginning(&config, llama)
     };
     go_on(&config, run, windows, state, stop, report)
+}
+
+/// A run without checkpoints begins anew, but not where that would replace a result.
+fn refuse_finished(run: &RunFolder) -> Result<(), TrainError> {
+    match [run.adapter(), run.model()].iter().find(|result| result.exists()) {
+        None => Ok(()),
+        Some(result) => Err(TrainError::NotResumable {
+            path: run.path().to_owned(),
+            reason: format!(
+                "it has no checkpoint, and its result is in `{}` already; start a new run",
+                result.display()
+            ),
+        }),
+    }
 }
 
 /// Before the first step.

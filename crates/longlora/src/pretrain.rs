@@ -39,16 +39,17 @@ impl Pretrain {
             bail!("`{}` exists already; choose another place with --out", self.out.display());
         }
         let device = self.device.open()?;
-        let run = match RunFolder::open(&self.run) {
-            Ok(run) => run,
-            Err(_) => RunFolder::create(&self.run)?,
+        let (run, is_new) = match RunFolder::open(&self.run) {
+            Ok(run) => (run, false),
+            Err(_) => (RunFolder::create(&self.run)?, true),
         };
         let stop = CtrlC::listen()?.stop;
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
         let outcome = pretrain(&config, &run, &self.out, &device, &stop, &mut report);
         progress.finish();
-        if outcome.is_err() {
+        // A folder that was there before is not ours to remove.
+        if is_new && outcome.is_err() {
             run.discard_unless_begun()?;
         }
         let outcome = outcome?;

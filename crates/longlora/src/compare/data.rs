@@ -35,9 +35,9 @@ impl Text {
         let whole = longest(&held_out);
         let each = tokens / held_out.len().max(1);
         held_out.iter_mut().for_each(|document| document.truncate(each));
-        // Every length is measured on the same documents.
-        held_out.retain(|document| document.len() >= config.context.length);
         let (used, length) = (longest(&held_out), config.context.length);
+        // Every length is measured on the same documents.
+        held_out.retain(|document| document.len() >= length);
         ensure!(
             used >= length,
             "the longest held-out document has `{whole}` tokens, of which `{used}` would be used, and `{length}` are \

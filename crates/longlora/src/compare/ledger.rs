@@ -25,7 +25,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Adds methods and seeds to those of the folder.
+    /// Adds methods and seeds to those of the folder, which keeps them once they are [saved](Self::save).
     ///
     /// # Errors
     /// If the folder is that of a comparison with other settings.
@@ -63,7 +63,6 @@ impl Ledger {
         ledger.seeds.extend(seeds);
         ledger.seeds.sort_unstable();
         ledger.seeds.dedup();
-        ledger.save()?;
         Ok(ledger)
     }
 
@@ -87,7 +86,7 @@ impl Ledger {
         self.save()
     }
 
-    fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         Ok(write_atomically(&self.path, &serde_json::to_vec_pretty(self)?)?)
     }
 }
@@ -121,8 +120,10 @@ mod tests {
         assert_eq!(first.seeds(), [0]);
         first.has_reported(3).unwrap();
 
+        // What was refused before it was saved is forgotten.
+        open(folder.path(), "10", "ntk", &[9]).unwrap();
         let second = open(folder.path(), "10", "linear", &[2, 1]).unwrap();
-        assert!(second.wants("yarn") && second.wants("linear"));
+        assert!(second.wants("yarn") && second.wants("linear") && !second.wants("ntk"));
         assert_eq!(second.seeds(), [0, 1, 2]);
         assert!(second.may_replace(3) && !second.may_replace(2));
 

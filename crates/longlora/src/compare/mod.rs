@@ -118,7 +118,8 @@ impl Compare {
         let names = chosen.iter().map(|method| method.name.to_owned());
         let mut ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
         let plans = self.plans(&config, &ledger)?;
-        // Not before the folder is known to be of these settings.
+        // Not before the folder is known to be of these settings, and these to be possible.
+        ledger.save()?;
         text.leave_in(&self.out)?;
         let device = self.device.to_string();
         let mut summary = Summary::new(&config, base.rope.original_context(), &lengths, &device);
@@ -266,6 +267,9 @@ impl Compare {
     }
 
     fn config(&self) -> Result<FinetuneConfig> {
+        for data in self.data.iter().chain(&self.eval_data) {
+            refuse_within(&self.out, data)?;
+        }
         let mut config = match (&self.model, &self.data, self.context_length) {
             (Some(model), Some(data), Some(length)) => {
                 FinetuneConfig::longlora(model_folder(model)?, data.clone(), length)
@@ -276,12 +280,10 @@ impl Compare {
             }
         };
         if let Some(data) = &self.data {
-            refuse_within(&self.out, data)?;
             config.data.path.clone_from(data);
             config.data.held_out = HeldOut::Fraction(0.05);
         }
         if let Some(path) = &self.eval_data {
-            refuse_within(&self.out, path)?;
             config.data.held_out = HeldOut::Path(path.clone());
         }
         config.context.length = self.context_length.unwrap_or(config.context.length);
