@@ -25,6 +25,7 @@ mod pull_back;
 mod rms_norm;
 mod rotate;
 mod swiglu;
+pub mod chunks;
 pub mod reference;
 pub mod rows;
 #[cfg(test)]

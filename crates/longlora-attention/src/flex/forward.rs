@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Columns, Right, Rows, multiply, multiply_add, stride_of, transpose};
 use super::problem::{Heads, Piece, Problem, tiles};
+use longlora_kernels::chunks::written;
 use longlora_kernels::rows::exp;
 
 /// Queries and keys per tile: scores, transposed queries, and a tile of keys or values share the first-level cache.
@@ -14,7 +15,10 @@ const TILE: usize = 64;
 /// Between rows of a tile.
 const STRIDE: usize = stride_of(TILE);
 
-/// `(out, lse)`, `out` where [`Problem::out_range`] says, `lse` in the layout of [`Problem::lse_shape`].
+/// Positions whose output one task puts together.
+const POSITIONS: usize = 256;
+
+/// `(out, lse)`, `out` in the rows of [`Problem::out_row`], `lse` in the layout of [`Problem::lse_shape`].
 pub(super) fn forward(
     problem: &Problem<'_>,
     q: &[f32],
@@ -34,14 +38,23 @@ pub(super) fn forward(
         })
         .collect();
 
-    let mut out = vec![0.0; q.len()];
     let mut lse = vec![0.0; problem.batch * problem.heads * problem.seq];
-    for ((piece, queries), (out_tile, lse_tile)) in query_tiles.into_iter().zip(results) {
-        for (position, row) in queries.clone().zip(out_tile.chunks_exact(problem.head_dim)) {
-            out[problem.out_range(piece, position)].copy_from_slice(row);
-        }
-        lse[problem.lse_range(piece, &queries)].copy_from_slice(&lse_tile);
+    for ((piece, queries), (_, of_tile)) in query_tiles.iter().zip(&results) {
+        lse[problem.lse_range(piece, queries)].copy_from_slice(of_tile);
     }
+    let of_heads = problem.heads * problem.head_dim;
+    let (out, _) = written(q.len(), POSITIONS * of_heads, |index, out| {
+        let chunk = index * POSITIONS..index * POSITIONS + out.len() / of_heads;
+        for ((piece, queries), (of_tile, _)) in query_tiles.iter().zip(&results) {
+            let first = problem.out_row(piece, queries.start);
+            for row in chunk.start.max(first)..chunk.end.min(first + queries.len()) {
+                let into = ((row - chunk.start) * problem.heads + piece.head) * problem.head_dim;
+                let from = (row - first) * problem.head_dim;
+                out[into..][..problem.head_dim]
+                    .copy_from_slice(&of_tile[from..][..problem.head_dim]);
+            }
+        }
+    });
     (out, lse)
 }
 

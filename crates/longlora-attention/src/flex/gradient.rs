@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Columns, Right, Rows, multiply, multiply_add, spread, stride_of, transpose};
 use super::problem::{Heads, Piece, Problem, tiles};
+use longlora_kernels::chunks::written;
 use longlora_kernels::rows::{dot, exp_and_sum};
 
 /// Queries and keys per tile.
@@ -50,27 +51,22 @@ pub(super) fn gradient(
     let heads: Vec<_> =
         results.chunk_by(|(a, _), (b, _)| a.query_head() == b.query_head()).collect();
     let kv_heads: Vec<_> = results.chunk_by(|(a, _), (b, _)| a.kv_head() == b.kv_head()).collect();
-    let mut dq = vec![0.0; inputs.q.len()];
-    dq.par_chunks_mut(problem.seq * problem.head_dim).zip(heads).for_each(|(dq, results)| {
-        for (part, result) in results {
+    let of_head = (problem.seq * problem.head_dim).max(1);
+    let (dq, _) = written(inputs.q.len(), of_head, |head, dq| {
+        for (part, result) in heads[head] {
             add(&mut dq[part.queries.start * problem.head_dim..], &result.dq, problem.head_dim);
         }
     });
-    let sum_of_keys = |of: fn(&PartGradient) -> &[f32], sum: &mut [f32]| {
-        sum.par_chunks_mut(problem.seq * problem.head_dim).zip(&kv_heads).for_each(
-            |(sum, results)| {
-                for (part, result) in *results {
-                    let sum = &mut sum[part.keys.start * problem.head_dim..];
-                    add(sum, of(result), problem.head_dim);
-                }
-            },
-        );
+    let sum_of_keys = |of: fn(&PartGradient) -> &[f32]| {
+        let (sum, _) = written(inputs.k.len(), of_head, |head, sum| {
+            for (part, result) in kv_heads[head] {
+                let sum = &mut sum[part.keys.start * problem.head_dim..];
+                add(sum, of(result), problem.head_dim);
+            }
+        });
+        sum
     };
-    let mut dk = vec![0.0; inputs.k.len()];
-    sum_of_keys(|result| &result.dk, &mut dk);
-    let mut dv = vec![0.0; inputs.v.len()];
-    sum_of_keys(|result| &result.dv, &mut dv);
-    (dq, dk, dv)
+    (dq, sum_of_keys(|result| &result.dk), sum_of_keys(|result| &result.dv))
 }
 
 /// Adds rows of `width` that are `stride_of(width)` apart.

@@ -77,11 +77,10 @@ impl<'a> Problem<'a> {
         start * self.head_dim..end * self.head_dim
     }
 
-    /// Where one position of a query head lies in the output: `[batch, seq, heads, head_dim]`, as the next projection
+    /// Which row of the output holds a position of all heads: it is `[batch, seq, heads, head_dim]`, as the next projection
     /// reads it.
-    pub(super) fn out_range(&self, piece: &Piece, position: usize) -> Range<usize> {
-        let row = (piece.row * self.seq + position - self.past) * self.heads + piece.head;
-        row * self.head_dim..(row + 1) * self.head_dim
+    pub(super) fn out_row(&self, piece: &Piece, position: usize) -> usize {
+        piece.row * self.seq + position - self.past
     }
 
     /// Where positions of a query head lie in an array with one number per query.

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::floats;
 use super::matrix::{Matrix, add_product, product, wide_product};
 use super::narrow;
+use crate::chunks::{both_written, written};
 
 /// Rows of a chunk, where there are many. The `gemm` crate packs the weight for each chunk anew: at 512 rows that is a
 /// thirtieth of the work, and there are still enough chunks for many cores.
@@ -67,21 +68,28 @@ pub(super) struct Update<'a> {
 pub(super) fn forward(x: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
     let [d_input, d_output] = weight.shape().dims();
     let rows = x.len().checked_div(d_input).unwrap_or(0);
-    let mut out = vec![0.0; rows * d_output];
-    if rows <= narrow::MOST_ROWS && weight.dtype() == DType::BF16 {
-        narrow::product(&mut out, x, weight);
-        return out;
+    if rows < FEW_ROWS {
+        return forward_few(x, weight, rows);
     }
     let (weight, x) = (Weight::of(weight), Matrix::of_rows(x, d_input));
-    if rows < FEW_ROWS {
-        wide_product(&mut out, x, weight.matrix(), 1.0);
-        return out;
-    }
     let chunk = rows_per_chunk(rows);
-    out.par_chunks_mut((chunk * d_output).max(1)).enumerate().for_each(|(index, out)| {
+    let (out, _) = written(rows * d_output, (chunk * d_output).max(1), |index, out| {
         let x = x.rows(index * chunk, out.len() / d_output);
         product(out, x, weight.matrix(), 1.0);
     });
+    out
+}
+
+/// The same of rows too few to be cut.
+fn forward_few(x: &[f32], weight: &FloatTensor<Flex>, rows: usize) -> Vec<f32> {
+    let [d_input, d_output] = weight.shape().dims();
+    let mut out = vec![0.0; rows * d_output];
+    if rows <= narrow::MOST_ROWS && weight.dtype() == DType::BF16 {
+        narrow::product(&mut out, x, weight);
+    } else {
+        let x = Matrix::of_rows(x, d_input);
+        wide_product(&mut out, x, Weight::of(weight).matrix(), 1.0);
+    }
     out
 }
 
@@ -93,25 +101,25 @@ pub(super) fn forward_with_update(
 ) -> (Vec<f32>, Vec<f32>) {
     let ([d_input, d_output], [rank, _]) = (weight.shape().dims(), update.b.shape());
     let rows = x.len().checked_div(d_input).unwrap_or(0);
-    let mut low = vec![0.0; rows * rank];
     if rows < FEW_ROWS {
+        let mut low = vec![0.0; rows * rank];
         let mut out = forward(x, weight);
         product(&mut low, Matrix::of_rows(x, d_input), update.a, update.scale);
         add_product(&mut out, Matrix::of_rows(&low, rank), update.b, 1.0);
         return (out, low);
     }
     let (weight, x) = (Weight::of(weight), Matrix::of_rows(x, d_input));
-    let mut out = vec![0.0; rows * d_output];
     let chunk = rows_per_chunk(rows);
-    out.par_chunks_mut(chunk * d_output)
-        .zip(low.par_chunks_mut(chunk * rank))
-        .enumerate()
-        .for_each(|(index, (out, low))| {
+    let [out, low] = both_written(
+        [rows * d_output, rows * rank],
+        [chunk * d_output, chunk * rank],
+        |index, out, low| {
             let x = x.rows(index * chunk, low.len() / rank);
             product(out, x, weight.matrix(), 1.0);
             product(low, x, update.a, update.scale);
             add_product(out, Matrix::of_rows(low, rank), update.b, 1.0);
-        });
+        },
+    );
     (out, low)
 }
 
@@ -120,9 +128,8 @@ pub(super) fn d_input(d_out: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
     let [d_input, d_output] = weight.shape().dims();
     let (weight, d_out) = (Weight::of(weight), Matrix::of_rows(d_out, d_output));
     let rows = d_out.shape()[0];
-    let mut dx = vec![0.0; rows * d_input];
     let chunk = rows_per_chunk(rows);
-    dx.par_chunks_mut((chunk * d_input).max(1)).enumerate().for_each(|(index, dx)| {
+    let (dx, _) = written(rows * d_input, (chunk * d_input).max(1), |index, dx| {
         let d_out = d_out.rows(index * chunk, dx.len() / d_input);
         product(dx, d_out, weight.matrix().transposed(), 1.0);
     });
@@ -132,12 +139,12 @@ pub(super) fn d_input(d_out: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
 /// `dW = xᵀ·dy`: `[d_input, d_output]`, its rows on all cores.
 pub(super) fn d_weight(x: &[f32], d_out: &[f32], [d_input, d_output]: [usize; 2]) -> Vec<f32> {
     let (x, d_out) = (Matrix::of_rows(x, d_input), Matrix::of_rows(d_out, d_output));
-    let mut d_weight = vec![0.0; d_input * d_output];
     let chunk = rows_per_chunk(d_input);
-    d_weight.par_chunks_mut((chunk * d_output).max(1)).enumerate().for_each(|(index, d_weight)| {
-        let x = x.transposed().rows(index * chunk, d_weight.len() / d_output);
-        product(d_weight, x, d_out, 1.0);
-    });
+    let (d_weight, _) =
+        written(d_input * d_output, (chunk * d_output).max(1), |index, d_weight| {
+            let x = x.transposed().rows(index * chunk, d_weight.len() / d_output);
+            product(d_weight, x, d_out, 1.0);
+        });
     d_weight
 }
 
@@ -164,24 +171,19 @@ pub(super) fn backward_with_update(
         .map(|(data, width)| Matrix::of_rows(data, width));
     let rows = x.shape()[0];
     let chunk = rows_per_chunk(rows);
-    let mut dx = vec![0.0; rows * d_input];
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = dx
-        .par_chunks_mut((chunk * d_input).max(1))
-        .enumerate()
-        .map(|(index, dx)| {
-            let count = dx.len() / d_input;
-            let [x, low, d_out] = [x, low, d_out].map(|all| all.rows(index * chunk, count));
-            let mut d_low = vec![0.0; count * rank];
-            product(&mut d_low, d_out, update.b.transposed(), update.scale);
-            let d_low = Matrix::of_rows(&d_low, rank);
-            product(dx, d_out, weight.matrix().transposed(), 1.0);
-            add_product(dx, d_low, update.a.transposed(), 1.0);
-            let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
-            product(&mut da, x.transposed(), d_low, 1.0);
-            product(&mut db, low.transposed(), d_out, 1.0);
-            (da, db)
-        })
-        .collect();
+    let (dx, parts) = written(rows * d_input, (chunk * d_input).max(1), |index, dx| {
+        let count = dx.len() / d_input;
+        let [x, low, d_out] = [x, low, d_out].map(|all| all.rows(index * chunk, count));
+        let mut d_low = vec![0.0; count * rank];
+        product(&mut d_low, d_out, update.b.transposed(), update.scale);
+        let d_low = Matrix::of_rows(&d_low, rank);
+        product(dx, d_out, weight.matrix().transposed(), 1.0);
+        add_product(dx, d_low, update.a.transposed(), 1.0);
+        let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
+        product(&mut da, x.transposed(), d_low, 1.0);
+        product(&mut db, low.transposed(), d_out, 1.0);
+        (da, db)
+    });
     let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
     for (of_a, of_b) in parts {
         add(&mut da, &of_a);

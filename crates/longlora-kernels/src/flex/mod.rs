@@ -105,8 +105,8 @@ impl RowGradient for Flex {
     ) -> [FloatTensor<Self>; 2] {
         let shape = gate.shape();
         let [gate, up, d_out] = [gate, up, d_out].map(|tensor| tensor.to_contiguous());
-        let (d_gate, d_up) = swiglu::backward(floats(&gate), floats(&up), floats(&d_out));
-        [tensor(d_gate, shape.clone()), tensor(d_up, shape)]
+        let gradients = swiglu::backward(floats(&gate), floats(&up), floats(&d_out));
+        gradients.map(|gradient| tensor(gradient, shape.clone()))
     }
 
     fn project_input_backward(

@@ -1,18 +1,18 @@
 //! RMSNorm, row by row.
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::CHUNK;
+use crate::chunks::written;
 use crate::rows::dot;
 
 pub(super) fn forward(x: &[f32], gamma: &[f32], epsilon: f32) -> Vec<f32> {
     let arch = Arch::new();
     let chunk = chunk(gamma.len());
-    let mut out = vec![0.0; x.len()];
-    out.par_chunks_mut(chunk)
-        .zip(x.par_chunks(chunk))
-        .for_each(|(out, x)| arch.dispatch(Forward { x, gamma, epsilon, out }));
+    let (out, _) = written(x.len(), chunk, |index, out| {
+        let x = &x[index * chunk..][..out.len()];
+        arch.dispatch(Forward { x, gamma, epsilon, out });
+    });
     out
 }
 
@@ -26,16 +26,11 @@ pub(super) fn backward(
 ) -> (Vec<f32>, Option<Vec<f32>>) {
     let arch = Arch::new();
     let chunk = chunk(gamma.len());
-    let mut dx = vec![0.0; x.len()];
-    let parts: Vec<Vec<f32>> = dx
-        .par_chunks_mut(chunk)
-        .zip(x.par_chunks(chunk))
-        .zip(d_out.par_chunks(chunk))
-        .map(|((dx, x), d_out)| {
-            let d_gamma = vec![0.0; if gamma_is_trained { gamma.len() } else { 0 }];
-            arch.dispatch(Backward { x, gamma, epsilon, d_out, dx, d_gamma })
-        })
-        .collect();
+    let (dx, parts) = written(x.len(), chunk, |index, dx| {
+        let [x, d_out] = [x, d_out].map(|all| &all[index * chunk..][..dx.len()]);
+        let d_gamma = vec![0.0; if gamma_is_trained { gamma.len() } else { 0 }];
+        arch.dispatch(Backward { x, gamma, epsilon, d_out, dx, d_gamma })
+    });
     (dx, gamma_is_trained.then(|| sum(&parts, gamma.len())))
 }
 

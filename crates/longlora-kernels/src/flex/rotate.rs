@@ -7,6 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{CHUNK, floats, tensor};
+use crate::chunks::written;
 
 /// Heads of one tensor: a head's entries lie side by side, anything else where the strides say.
 struct Heads<'a> {
@@ -57,8 +58,8 @@ pub(super) fn rotate(
     let (cos, sin) = (floats(&cos), floats(&sin));
     let arch = Arch::new();
     let positions = (CHUNK / head_dim).clamp(1, seq.max(1));
-    let mut out = vec![0.0; batch * count * seq * head_dim];
-    out.par_chunks_mut((seq * head_dim).max(1)).enumerate().for_each(|(index, out)| {
+    let of_head = (seq * head_dim).max(1);
+    let (out, _) = written(batch * count * seq * head_dim, of_head, |index, out| {
         let (row, head) = (index / count, index % count);
         let table = head / (count / table_heads) * seq;
         out.par_chunks_mut(positions * head_dim).enumerate().for_each(|(chunk, out)| {

@@ -1,35 +1,27 @@
 //! `silu(gate) · up`.
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::CHUNK;
+use crate::chunks::{both_written, written};
 use crate::rows::exp;
 
 pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let arch = Arch::new();
-    let mut out = vec![0.0; gate.len()];
-    out.par_chunks_mut(CHUNK)
-        .zip(gate.par_chunks(CHUNK))
-        .zip(up.par_chunks(CHUNK))
-        .for_each(|((out, gate), up)| arch.dispatch(Forward { gate, up, out }));
+    let (out, _) = written(gate.len(), CHUNK, |index, out| {
+        let [gate, up] = [gate, up].map(|all| &all[index * CHUNK..][..out.len()]);
+        arch.dispatch(Forward { gate, up, out });
+    });
     out
 }
 
 /// `(d_gate, d_up)`
-pub(super) fn backward(gate: &[f32], up: &[f32], d_out: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn backward(gate: &[f32], up: &[f32], d_out: &[f32]) -> [Vec<f32>; 2] {
     let arch = Arch::new();
-    let (mut d_gate, mut d_up) = (vec![0.0; gate.len()], vec![0.0; up.len()]);
-    d_gate
-        .par_chunks_mut(CHUNK)
-        .zip(d_up.par_chunks_mut(CHUNK))
-        .zip(gate.par_chunks(CHUNK))
-        .zip(up.par_chunks(CHUNK))
-        .zip(d_out.par_chunks(CHUNK))
-        .for_each(|((((d_gate, d_up), gate), up), d_out)| {
-            arch.dispatch(Backward { gate, up, d_out, d_gate, d_up });
-        });
-    (d_gate, d_up)
+    both_written([gate.len(); 2], [CHUNK; 2], |index, d_gate, d_up| {
+        let [gate, up, d_out] = [gate, up, d_out].map(|all| &all[index * CHUNK..][..d_gate.len()]);
+        arch.dispatch(Backward { gate, up, d_out, d_gate, d_up });
+    })
 }
 
 #[inline(always)]

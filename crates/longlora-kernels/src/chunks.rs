@@ -1,0 +1,95 @@
+//! Arrays that all cores write, chunk by chunk.
+//!
+//! `vec![0.0; len]` clears the whole array on one core while the others wait, and by the time they write to it, it has left
+//! the cache. Here a chunk is cleared by the core that writes it, right before.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+/// `len` numbers in chunks of `chunk`, of which the last may be shorter; at least 1. Each chunk is zeros when `write(index,
+/// chunk)` gets it. With what was returned, in the order of the chunks.
+pub fn written<R: Send>(
+    len: usize,
+    chunk: usize,
+    write: impl Fn(usize, &mut [f32]) -> R + Sync,
+) -> (Vec<f32>, Vec<R>) {
+    let mut numbers = Box::new_uninit_slice(len);
+    let chunks = numbers.par_chunks_mut(chunk).enumerate();
+    let returned = chunks.map(|(index, chunk)| write(index, cleared(chunk))).collect();
+    // SAFETY: the chunks are all of it, and each was cleared; a panic would have ended this function before.
+    #[expect(unsafe_code, reason = "only this shows that every chunk was cleared")]
+    let numbers = unsafe { numbers.assume_init() };
+    (numbers.into_vec(), returned)
+}
+
+/// Two arrays side by side, as [`written`].
+///
+/// # Panics
+/// If they have different numbers of chunks.
+pub fn both_written(
+    lens: [usize; 2],
+    chunks: [usize; 2],
+    write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) -> [Vec<f32>; 2] {
+    let counts = [0, 1].map(|i| lens[i].div_ceil(chunks[i]));
+    assert_eq!(counts[0], counts[1], "two arrays have different numbers of chunks");
+    let [mut first, mut second] = lens.map(Box::new_uninit_slice);
+    first
+        .par_chunks_mut(chunks[0])
+        .zip(second.par_chunks_mut(chunks[1]))
+        .enumerate()
+        .for_each(|(index, (first, second))| write(index, cleared(first), cleared(second)));
+    // SAFETY: as above; there are as many chunks of one as of the other, so none was left out.
+    #[expect(unsafe_code, reason = "only this shows that every chunk was cleared")]
+    let both = unsafe { [first.assume_init(), second.assume_init()] };
+    both.map(<[f32]>::into_vec)
+}
+
+fn cleared(chunk: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    for number in &mut *chunk {
+        number.write(0.0);
+    }
+    // SAFETY: each of its numbers was written.
+    #[expect(unsafe_code, reason = "only this shows that every number was written")]
+    unsafe {
+        chunk.assume_init_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_written_or_zero() {
+        for (len, chunk) in [(0, 4), (1, 4), (8, 4), (9, 4), (5, 100)] {
+            let (numbers, sizes) = written(len, chunk, |index, chunk| {
+                assert!(chunk.iter().all(|&number| number == 0.0));
+                chunk[0] = 1.0 + index as f32;
+                chunk.len()
+            });
+            let expected =
+                |i: usize| if i.is_multiple_of(chunk) { 1.0 + (i / chunk) as f32 } else { 0.0 };
+            assert_eq!(numbers, (0..len).map(expected).collect::<Vec<_>>());
+            assert_eq!(sizes.iter().sum::<usize>(), len);
+        }
+    }
+
+    #[test]
+    fn two_arrays_go_side_by_side() {
+        let [wide, narrow] = both_written([10, 5], [4, 2], |index, wide, narrow| {
+            wide.fill(index as f32);
+            narrow[0] = wide.len() as f32;
+        });
+        assert_eq!(wide, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(narrow, [4.0, 0.0, 4.0, 0.0, 2.0]);
+        assert!(both_written([0, 0], [4, 2], |_, _, _| ()).concat().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "different numbers of chunks")]
+    fn what_does_not_go_side_by_side_is_refused() {
+        both_written([10, 5], [4, 4], |_, _, _| ());
+    }
+}
