@@ -5,7 +5,7 @@ use std::fs;
 use burn::tensor::{Device, TensorData};
 use longlora_llama::{Selection, load_pretrained, read_tensors, write_tensors};
 use longlora_train::{Checkpoint, LearningRates, RunFolder, TrainError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::{golden, model_with, write, write_json};
 use crate::place::{NEVER, Place, files, metrics, names};
@@ -20,6 +20,31 @@ fn changed_data_are_refused() {
     let error = place.resume("run").unwrap_err();
     assert!(matches!(error, TrainError::NotResumable { .. }), "{error:?}");
     sentence::check(&error, &["data.json", "no longer what the run began with"]);
+}
+
+#[test]
+fn another_model_in_the_place_of_the_first_is_refused() {
+    let mut place = Place::new();
+    let model = model_with(&golden("tiny/model"), json!({}));
+    place.model = model.path().to_owned();
+    place.run("run", &place.config(), 5).unwrap();
+    let path = model.path().join("model.safetensors");
+    let mut weights = read_tensors(&path).unwrap();
+    let norm = weights.get_mut("model.norm.weight").unwrap();
+    *norm = TensorData::new(vec![1.5f32; norm.num_elements()], norm.shape().clone());
+    write_tensors(&path, &weights).unwrap();
+    let error = place.resume("run").unwrap_err();
+    sentence::check(&error, &["model.safetensors", "no longer what the run began with"]);
+
+    // Runs of before it was noted go on.
+    let manifest = place.path("run/manifest.json");
+    let mut noted: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    assert_eq!(
+        noted.as_object_mut().unwrap().remove("model").unwrap().as_array().unwrap().len(),
+        2
+    );
+    write_json(&manifest, &noted);
+    place.resume("run").unwrap();
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn an_exam_that_was_interrupted_goes_on_where_it_was() {
     // judged anew.
     let answer: Value = serde_json::from_str(lines[0]).unwrap();
     assert_eq!(answer["score"], 0.0, "so small a model finds nothing");
+    assert_eq!(answer["model"], model);
     let right = format!("\"output\":{}", answer["answers"][0]);
     let forged = lines[0].replace(&format!("\"output\":{}", answer["output"]), &right);
     assert_ne!(forged, lines[0]);
@@ -70,7 +71,12 @@ fn an_exam_that_was_interrupted_goes_on_where_it_was() {
     let table = text(&succeed(here, &longer).stdout);
     assert!(table.contains("400") && table.contains("100 %"), "{table}");
     assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 4 + 5);
+    let last: Value =
+        serde_json::from_str(fs::read_to_string(&file).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!(last["model"], format!("{model} stretched to 400 by yarn"));
     check_mistake(here, &longer[..6], &["passkey", "`256`", "--rope-scaling"]);
+    let endless = [&args[..4], &["--lengths", "400000000000"]].concat();
+    check_mistake(here, &endless, &["--lengths", "`400000000000`", "any model"]);
 }
 
 #[test]
@@ -87,6 +93,8 @@ fn longloras_passkeys_are_asked_in_its_measure() {
         &[&args[..], &["--lengths", "100"]].concat(),
         &["--lengths", "grid"],
     );
+    let endless = [&args[..6], &["--max", "99999999999"]].concat();
+    check_mistake(folder.path(), &endless, &["--max", "`99999999999`", "any model"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use longlora_adapters::RopeKind;
 use longlora_data::{ChatTemplate, Tokenizer};
 use longlora_eval::{
-    PasskeyProtocol, Prompter, Question, Results, Scoring, exam, passkey_questions,
+    Examinee, PasskeyProtocol, Prompter, Question, Results, Scoring, exam, passkey_questions,
 };
 use longlora_llama::{Llama, load_pretrained};
 use longlora_train::extended_rope;
@@ -87,9 +87,11 @@ fn passkeys_are_answered_as_transformers_answers_them() {
         let question = question(row, &prompter);
         assert_eq!(question.scoring, Scoring::FirstNumber);
         let llama = stretched(&llama, config);
+        let (name, key) = ("SmolLM2-135M".to_owned(), config.to_owned());
+        let room = llama.config.rope.max_position_embeddings;
+        let examinee = Examinee { llama, name, key, room };
         let questions = [question];
-        let answers =
-            exam(&llama, config, &prompter, &questions, &mut results, &mut |_, _| {}).unwrap();
+        let answers = exam(&examinee, &prompter, &questions, &mut results, &mut |_, _| {}).unwrap();
         let ours = &answers[0];
         assert_eq!(ours.prompt_tokens as u64, row["prompt_tokens"].as_u64().unwrap(), "{row}");
         let theirs = row["output"].as_str().unwrap();

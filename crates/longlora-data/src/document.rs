@@ -1,6 +1,6 @@
 use std::collections::HashSet;
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -119,14 +119,39 @@ impl Content {
 }
 
 impl SourceFile {
-    fn of(path: &Path, content: &[u8]) -> Self {
-        let digest = Sha256::digest(content);
-        Self {
-            path: path.into(),
-            bytes: content.len() as u64,
-            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+    /// Reads a file piece by piece, whatever its size.
+    ///
+    /// # Errors
+    /// [`DataError::Read`]
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let failed = |source| DataError::Read { path: path.into(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => {
+                    hash.update(&piece[..count]);
+                    bytes += count as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
         }
+        Ok(Self { path: path.into(), bytes, sha256: hexadecimal(&hash.finalize()) })
     }
+
+    fn of(path: &Path, content: &[u8]) -> Self {
+        let (bytes, digest) = (content.len() as u64, Sha256::digest(content));
+        Self { path: path.into(), bytes, sha256: hexadecimal(&digest) }
+    }
+}
+
+/// Bytes that are hashed at a time.
+const PIECE: usize = 1 << 20;
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -323,6 +348,7 @@ mod tests {
         // FIPS 180-2, appendix B.1.
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
         assert_eq!(corpus.files, [SourceFile { path: path.clone(), bytes: 3, sha256 }]);
+        assert_eq!(corpus.files, [SourceFile::read(&path).unwrap()]);
         assert_eq!(corpus.documents, [Document { source: path, content: text("abc") }]);
     }
 

@@ -7,11 +7,24 @@ use sha2::{Digest, Sha256};
 
 use crate::{Answer, EvalError, Prompter, Question, Results};
 
+/// A model that is asked.
+#[derive(Debug)]
+pub struct Examinee {
+    /// The model, without autodiff.
+    pub llama: Llama,
+    /// What results files call it.
+    pub name: String,
+    /// Tells it from all others: answers of one model are never taken for another's.
+    pub key: String,
+    /// Tokens that a question and its answer may have together.
+    pub room: usize,
+}
+
 /// Asks a model every question that `results` has no answer to yet, and returns all answers, in the order of the
 /// questions.
 ///
-/// Answers are greedy, and each is on the disk before the next question is asked. `model` tells models apart: answers
-/// of one are never taken for another's. `progress` is told, after each, how many are answered, and of how many.
+/// Answers are greedy, and each is on the disk before the next question is asked. `progress` is told, after each, how many
+/// are answered, and of how many.
 ///
 /// # Errors
 /// [`EvalError`], if a question cannot be turned into tokens, does not fit into the model's context, has a token that
@@ -20,21 +33,21 @@ use crate::{Answer, EvalError, Prompter, Question, Results};
 /// # Panics
 /// If the model is on an autodiff device.
 pub fn exam(
-    llama: &Llama,
-    model: &str,
+    examinee: &Examinee,
     prompter: &Prompter,
     questions: &[Question],
     results: &mut Results,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Answer>, EvalError> {
+    let Examinee { llama, .. } = examinee;
     assert!(!llama.device().is_autodiff(), "needs a model without autodiff; take `valid()` of it");
     for question in questions {
-        check(llama, &prompter.prompt(&question.text, &question.opening)?, question)?;
+        check(examinee, &prompter.prompt(&question.text, &question.opening)?, question)?;
     }
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
         let prompt = prompter.prompt(&question.text, &question.opening)?;
-        let key = key(model, &prompt, question);
+        let key = key(&examinee.key, &prompt, question);
         let answer = match results.get(&key) {
             // By today's rules, whenever it was given.
             Some(answer) => Answer {
@@ -42,7 +55,7 @@ pub fn exam(
                 ..answer.clone()
             },
             None => {
-                let answer = ask(llama, prompter, &prompt, question, key)?;
+                let answer = ask(examinee, prompter, &prompt, question, key)?;
                 results.append(&answer)?;
                 answer
             }
@@ -69,9 +82,9 @@ fn key(model: &str, prompt: &[u32], question: &Question) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check(llama: &Llama, prompt: &[u32], question: &Question) -> Result<(), EvalError> {
-    let (tokens, room) =
-        (prompt.len() + question.max_new_tokens, llama.config.rope.max_position_embeddings);
+fn check(examinee: &Examinee, prompt: &[u32], question: &Question) -> Result<(), EvalError> {
+    let &Examinee { ref llama, room, .. } = examinee;
+    let tokens = prompt.len() + question.max_new_tokens;
     let named = || (question.task.clone(), question.id.clone());
     if tokens > room {
         let (task, id) = named();
@@ -88,7 +101,7 @@ fn check(llama: &Llama, prompt: &[u32], question: &Question) -> Result<(), EvalE
 }
 
 fn ask(
-    llama: &Llama,
+    Examinee { llama, name, .. }: &Examinee,
     prompter: &Prompter,
     prompt: &[u32],
     question: &Question,
@@ -100,6 +113,7 @@ fn ask(
     let output = continuation(prompter, prompt, &generated.ids)?;
     Ok(Answer {
         key,
+        model: name.clone(),
         task: question.task.clone(),
         id: question.id.clone(),
         length: question.length,

@@ -141,6 +141,7 @@ mod tests {
     fn answer(length: usize, depth: Option<f64>, score: f64) -> Answer {
         Answer {
             key: String::new(),
+            model: String::new(),
             task: "passkey".to_owned(),
             id: String::new(),
             length,

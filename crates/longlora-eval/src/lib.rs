@@ -56,7 +56,7 @@ mod golden;
 pub use bootstrap::{Interval, bootstrap};
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
-pub use exam::exam;
+pub use exam::{Examinee, exam};
 pub use grid::Grid;
 pub use heat_map::{HeatCell, HeatMap};
 pub use longbench::{

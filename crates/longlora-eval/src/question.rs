@@ -32,6 +32,9 @@ pub struct Question {
 pub struct Answer {
     /// SHA-256 of the model, what it read and how much it may write: an answer is the same wherever this is.
     pub key: String,
+    /// Who wrote it, as [`Examinee::name`](crate::Examinee::name) has it; empty in files of before it was noted.
+    #[serde(default)]
+    pub model: String,
     /// As in the question.
     pub task: String,
     /// As in the question.

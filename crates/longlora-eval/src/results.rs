@@ -97,6 +97,7 @@ mod tests {
     fn answer(key: &str) -> Answer {
         Answer {
             key: key.to_owned(),
+            model: "models/tiny".to_owned(),
             task: "passkey".to_owned(),
             id: "0".to_owned(),
             length: 64,

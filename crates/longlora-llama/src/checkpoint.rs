@@ -30,6 +30,18 @@ enum WeightFile {
     Pickle(PickleFile),
 }
 
+/// The files that a model is read from: its `config.json` and its weights, or the GGUF file.
+///
+/// # Errors
+/// [`LlamaError`], if there are none, or one is torn.
+pub fn model_files(model: &Path) -> Result<Vec<PathBuf>, LlamaError> {
+    if longlora_gguf::is_gguf(model) {
+        return Ok(vec![model.to_owned()]);
+    }
+    let weights = Checkpoint::open(model)?.files.into_iter().map(WeightFile::into_path);
+    Ok(std::iter::once(model.join("config.json")).chain(weights).collect())
+}
+
 /// The index of several files, as transformers writes it.
 #[derive(Deserialize)]
 struct Index {
@@ -105,6 +117,13 @@ impl WeightFile {
             PickleFile::open(path).map(Self::Pickle)
         } else {
             TensorFile::open(path).map(Self::Safetensors)
+        }
+    }
+
+    fn into_path(self) -> PathBuf {
+        match self {
+            Self::Safetensors(file) => file.path,
+            Self::Pickle(file) => file.path,
         }
     }
 

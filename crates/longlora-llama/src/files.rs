@@ -20,7 +20,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// An open safetensors file: its header is checked, its tensors are read one at a time.
 pub(crate) struct TensorFile {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     file: File,
     header: Metadata,
     data_start: u64,

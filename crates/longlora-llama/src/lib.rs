@@ -49,6 +49,7 @@ pub use agreement::{Agreement, agreement};
 pub use attention::SelfAttention;
 pub use block::Block;
 pub use cache::{CacheKind, KvCache, Streaming};
+pub use checkpoint::model_files;
 pub use compute::ComputeType;
 pub use config::{ExpertsConfig, LlamaConfig};
 pub use error::LlamaError;

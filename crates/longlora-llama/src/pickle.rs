@@ -10,7 +10,7 @@ use crate::error::LlamaError;
 
 /// An open file: its pickle is parsed, its tensors are read one at a time.
 pub(crate) struct PickleFile {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     reader: PytorchReader,
 }
 

@@ -1,12 +1,14 @@
 //! The recipe: the whole run, in reading order.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use longlora_adapters::{AdapterConfig, RopeConfig, RopeKind, RopeScaling};
 use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
 use longlora_llama::{
-    AdapterFacts, Llama, MAX_SHARD_BYTES, load_pretrained_as, save_adapter, save_pretrained,
+    AdapterFacts, Llama, MAX_SHARD_BYTES, load_pretrained_as, model_files, save_adapter,
+    save_pretrained,
 };
 
 use crate::checkpoint::Checkpoint;
@@ -44,7 +46,7 @@ pub fn finetune(
 /// stopped before its first checkpoint begins anew.
 ///
 /// # Errors
-/// [`TrainError`], also if the data are no longer what the run began with.
+/// [`TrainError`], also if the model or the data are no longer what the run began with.
 pub fn resume(
     run: &RunFolder,
     device: &Device,
@@ -57,7 +59,7 @@ pub fn resume(
     let (windows, manifest) = training_windows(&config, &llama)?;
     let checkpoints = run.checkpoints();
     let state = if Checkpoint::exists(&checkpoints)? {
-        refuse_other_data(run, &manifest)?;
+        run.refuse_other_sources(&manifest)?;
         Checkpoint::load(&checkpoints, llama, &config.selection(), &config.training)?
     } else {
         refuse_finished(run)?;
@@ -193,7 +195,14 @@ fn training_windows(
     let (windows, _) = split(config, &corpus)?;
     windows.check_vocabulary(llama.config.vocab_size)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
-    Ok((windows, manifest))
+    Ok((windows, manifest.with_model(&sources(&config.model.path)?)?))
+}
+
+/// What a model is read from, and what turns text into its tokens.
+fn sources(model: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let tokenizers = ["tokenizer.json", "tokenizer.model"].map(|name| model.join(name));
+    let tokenizers = tokenizers.into_iter().filter(|path| path.exists());
+    Ok(model_files(model)?.into_iter().chain(tokenizers).collect())
 }
 
 /// The held-out text of a run, as token ids: what its table of perplexities is measured on. Empty, if nothing was held
@@ -228,20 +237,4 @@ fn split(config: &FinetuneConfig, corpus: &Corpus) -> Result<(Windows, Windows),
 fn tokenize(config: &FinetuneConfig, corpus: &Corpus) -> Result<Vec<Vec<u32>>, TrainError> {
     let tokenizer = corpus.has_text().then(|| Tokenizer::read(&config.model.path)).transpose()?;
     Ok(corpus.tokenize(tokenizer.as_ref())?)
-}
-
-pub(crate) fn refuse_other_data(run: &RunFolder, now: &Manifest) -> Result<(), TrainError> {
-    let then = run.read_manifest()?;
-    let hashes = |manifest: &Manifest| -> Vec<String> {
-        manifest.data.iter().map(|file| file.sha256.clone()).collect()
-    };
-    if hashes(&then) == hashes(now) {
-        return Ok(());
-    }
-    let changed = now.data.iter().find(|file| !hashes(&then).contains(&file.sha256));
-    let changed = changed.map_or("a file".to_owned(), |file| format!("`{}`", file.path.display()));
-    Err(TrainError::NotResumable {
-        path: run.path().to_owned(),
-        reason: format!("{changed} is no longer what the run began with; start a new run"),
-    })
 }

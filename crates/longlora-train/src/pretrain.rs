@@ -19,7 +19,6 @@ use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
 use crate::event::Event;
 use crate::execution::MemoryPlan;
-use crate::finetune::refuse_other_data;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
@@ -99,7 +98,7 @@ pub fn pretrain(
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
     let goes_on = Checkpoint::exists(&run.checkpoints())?;
     if goes_on {
-        refuse_other_data(run, &manifest)?;
+        run.refuse_other_sources(&manifest)?;
         config.refuse_other_run(run)?;
     }
     run.write("config.toml", &toml::to_string(config).expect("every field has a TOML form"))?;

@@ -32,6 +32,10 @@ pub struct Manifest {
     pub platform: String,
     /// The run's seed.
     pub seed: u64,
+    /// Files that the model was read from, with their hashes; none where it began with random weights, and in runs of before
+    /// it was noted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model: Vec<HashedFile>,
     /// Training text, with its hashes.
     pub data: Vec<HashedFile>,
     /// Tokens of the training text.
@@ -67,10 +71,35 @@ impl Manifest {
             burn_version: "0.22.1".to_owned(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             seed,
+            model: vec![],
             data: files.iter().map(HashedFile::from).collect(),
             data_tokens: tokens,
             data_windows: windows,
         }
+    }
+
+    /// With the files of the model that it begins with.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`], if one cannot be read.
+    pub fn with_model(self, files: &[PathBuf]) -> Result<Self, TrainError> {
+        let read = |path: &PathBuf| Ok(HashedFile::from(&SourceFile::read(path)?));
+        Ok(Self { model: files.iter().map(read).collect::<Result<_, TrainError>>()?, ..self })
+    }
+
+    /// What a run did not begin with, if there is any.
+    fn changed_since(&self, then: &Self) -> Option<String> {
+        let hashes = |files: &[HashedFile]| -> Vec<String> {
+            files.iter().map(|file| file.sha256.clone()).collect()
+        };
+        let differs = |now: &[HashedFile], then: &[HashedFile], all: &str| {
+            let new = now.iter().find(|file| !hashes(then).contains(&file.sha256));
+            let changed = hashes(now) != hashes(then);
+            changed.then(|| new.map_or(all.to_owned(), |file| format!("`{}`", file.path.display())))
+        };
+        let noted = !then.model.is_empty();
+        let model = noted.then(|| differs(&self.model, &then.model, "the model")).flatten();
+        model.or_else(|| differs(&self.data, &then.data, "the list of files to learn from"))
     }
 }
 
@@ -160,7 +189,16 @@ impl RunFolder {
         self.write("manifest.json", &format!("{json}\n"))
     }
 
-    pub(crate) fn read_manifest(&self) -> Result<Manifest, TrainError> {
+    /// What a run goes on with is what it began with.
+    pub(crate) fn refuse_other_sources(&self, now: &Manifest) -> Result<(), TrainError> {
+        let Some(changed) = now.changed_since(&self.read_manifest()?) else { return Ok(()) };
+        Err(TrainError::NotResumable {
+            path: self.path.clone(),
+            reason: format!("{changed} is no longer what the run began with; start a new run"),
+        })
+    }
+
+    fn read_manifest(&self) -> Result<Manifest, TrainError> {
         let path = self.path.join("manifest.json");
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
         serde_json::from_str(&text)

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_data::ChatTemplate;
-use longlora_eval::{Answer, Prompter, Question, Results, exam};
-use longlora_llama::Llama;
+use longlora_eval::{Answer, Examinee, Prompter, Question, Results, exam};
 
 use crate::fingerprint::fingerprint;
 use crate::model::{ModelArgs, WeightKind};
@@ -16,6 +15,18 @@ use crate::say;
 
 /// Where answers go, unless another file is named.
 const RESULTS: &str = "results";
+/// Longer than any model reads. Questions are made before the model says how long they may be.
+const MOST_TOKENS: usize = 1 << 24;
+
+/// A mistyped length is refused before memory is full of its text.
+pub(crate) fn refuse_endless(option: &str, lengths: &[usize]) -> Result<()> {
+    match lengths.iter().find(|&&length| length > MOST_TOKENS) {
+        None => Ok(()),
+        Some(length) => bail!(
+            "{option} of `{length}` tokens are more than any model reads; use at most {MOST_TOKENS}"
+        ),
+    }
+}
 
 /// A model that is asked, and how.
 #[derive(Args)]
@@ -70,7 +81,17 @@ impl ExamArgs {
     pub(crate) fn load(&self, longest: usize) -> Result<Examinee> {
         let stretch = self.rope_scaling.map(|kind| (kind, longest));
         let llama = self.model.load(self.weights.into(), stretch)?.merge();
-        Ok(Examinee { llama, key: self.key(stretch)? })
+        let (name, key) = (self.name(stretch), self.key(stretch)?);
+        let room = llama.config.rope.max_position_embeddings;
+        Ok(Examinee { llama, name, key, room })
+    }
+
+    /// The model as the command line names it, and what was done to it.
+    fn name(&self, stretch: Option<(RopeKind, usize)>) -> String {
+        let adapter = self.model.adapter().map(|adapter| format!("with {}", adapter.display()));
+        let stretch = stretch.map(|(kind, length)| format!("stretched to {length} by {kind}"));
+        let of_both = [adapter, stretch].into_iter().flatten();
+        std::iter::once(self.model.named()).chain(of_both).collect::<Vec<_>>().join(" ")
     }
 
     fn key(&self, stretch: Option<(RopeKind, usize)>) -> Result<String> {
@@ -105,31 +126,22 @@ impl ExamArgs {
             longest = longest.max(question.length).max(prompter.tokens(question)?);
         }
         let mut results = self.results(task)?;
-        let examinee = self.load(longest)?;
-        examinee.ask(task, prompter, questions, &mut results)
+        ask(&self.load(longest)?, task, prompter, questions, &mut results)
     }
 }
 
-/// A model that is asked.
-pub(crate) struct Examinee {
-    pub(crate) llama: Llama,
-    /// Tells it from others.
-    pub(crate) key: String,
-}
-
-impl Examinee {
-    pub(crate) fn ask(
-        &self,
-        task: &str,
-        prompter: &Prompter,
-        questions: &[Question],
-        results: &mut Results,
-    ) -> Result<Vec<Answer>> {
-        let mut progress = Progress::new();
-        let mut show = |done, all| progress.part(task, done, all);
-        let answers = exam(&self.llama, &self.key, prompter, questions, results, &mut show)?;
-        progress.finish();
-        say(&format!("every answer is in {}", results.path().display()));
-        Ok(answers)
-    }
+/// Asks everything, and shows how far it is.
+pub(crate) fn ask(
+    examinee: &Examinee,
+    task: &str,
+    prompter: &Prompter,
+    questions: &[Question],
+    results: &mut Results,
+) -> Result<Vec<Answer>> {
+    let mut progress = Progress::new();
+    let mut show = |done, all| progress.part(task, done, all);
+    let answers = exam(examinee, prompter, questions, results, &mut show)?;
+    progress.finish();
+    say(&format!("every answer is in {}", results.path().display()));
+    Ok(answers)
 }

@@ -12,7 +12,7 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::exam::ExamArgs;
+use crate::exam::{ExamArgs, ask};
 use crate::print;
 
 /// Questions about long texts: LongBench's tasks that are no summaries, QASPER and NarrativeQA.
@@ -89,7 +89,7 @@ impl LongBenchArgs {
         let mut answers = vec![];
         for (questions, prompter) in &questions {
             if !questions.is_empty() {
-                answers.extend(examinee.ask(command, prompter, questions, &mut results)?);
+                answers.extend(ask(&examinee, command, prompter, questions, &mut results)?);
             }
         }
         self.show(&answers, &documents)

@@ -84,6 +84,11 @@ impl ModelArgs {
         self.device.to_string()
     }
 
+    /// The model as the command line names it.
+    pub(crate) fn named(&self) -> String {
+        self.model.display().to_string()
+    }
+
     /// The model on its plain device. `stretch` gives a base model another position embedding; an adapter has its own.
     pub(crate) fn load(
         &self,

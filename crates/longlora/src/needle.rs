@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use longlora_data::Corpus;
 use longlora_eval::{HeatMap, NeedleConfig, NeedleKind, Question, needle_questions};
 
-use crate::exam::ExamArgs;
+use crate::exam::{ExamArgs, refuse_endless};
 use crate::heat::show;
 use crate::texts::texts;
 
@@ -63,6 +63,7 @@ impl From<Kind> for NeedleKind {
 
 impl Needle {
     pub(crate) fn run(self) -> Result<()> {
+        refuse_endless("--lengths", &self.lengths)?;
         let documents = texts(&Corpus::read(&self.data)?, &self.data)?;
         let prompter = self.exam.prompter()?;
         let mut questions: Vec<Question> = vec![];

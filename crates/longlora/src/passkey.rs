@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
 
-use crate::exam::ExamArgs;
+use crate::exam::{ExamArgs, refuse_endless};
 use crate::heat::show;
 
 /// Where the number stands, unless it is said.
@@ -83,6 +83,8 @@ impl Passkey {
             "--max goes with `--protocol longlora` and `landmark`; name the --lengths"
         );
         ensure!(!grid || !self.lengths.is_empty(), "name the context lengths with --lengths");
+        refuse_endless("--lengths", &self.lengths)?;
+        refuse_endless("--max", self.max.as_slice())?;
         ensure!(self.interval != Some(0), "an --interval of `0` has no end; use at least 1");
         Ok(match self.protocol {
             ProtocolKind::Grid => PasskeyProtocol::Grid {

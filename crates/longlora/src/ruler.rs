@@ -9,7 +9,7 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::exam::ExamArgs;
+use crate::exam::{ExamArgs, refuse_endless};
 use crate::print;
 use crate::texts::texts;
 
@@ -52,6 +52,7 @@ impl Ruler {
             "an --effective-share of `{}` is none; use a number above 0, up to 1",
             self.effective_share
         );
+        refuse_endless("--lengths", &self.lengths)?;
         let prompter = self.exam.prompter()?;
         let texts = texts(&Corpus::read(&self.data)?, &self.data)?;
         let qa = self.qa_data.as_deref().map(read_qa_items).transpose()?.unwrap_or_default();

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::RulerTask;
-use crate::{Answer, Grid};
+use crate::{Answer, Grid, Interval};
 
 const TITLE: &str = "RULER, %";
 const MEAN: &str = "mean";
+const INTERVAL: &str = "95 % interval";
 const EMPTY: &str = "-";
 /// Of scores that are equal but for their rounding, in percent.
 const ROUNDING: f64 = 1e-9;
@@ -74,6 +75,19 @@ impl RulerScores {
         Some(scores.iter().sum::<f64>() / scores.len() as f64)
     }
 
+    /// The 95 % interval of the [mean](Self::mean), in percent: Wilson's, as if every answer were all right or all wrong and all
+    /// tasks as hard as each other, which makes it rather too wide than too narrow. Where all answers are right, it still
+    /// tells few of them from many: ten of ten are at least 72.2 %.
+    pub fn interval(&self, length: usize) -> Option<Interval> {
+        let mean = self.mean(length)?;
+        let tasks = self.rows.len() as f64;
+        let counts = self.rows.iter().filter_map(|row| row.cells.get(&length));
+        // As many as would give a mean over all of them the same variance.
+        let answers = tasks.powi(2) / counts.map(|cell| 1.0 / cell.answers as f64).sum::<f64>();
+        let [low, high] = wilson(mean / 100.0, answers).map(|share| 100.0 * share);
+        Some(Interval { mean, low, high })
+    }
+
     /// The longest length whose [mean](Self::mean) reaches a share, such as 0.85, of the mean at the shortest length, and
     /// so do all between. `None`, if nothing was right at the shortest. Lengths that have no mean are left out.
     pub fn effective_context(&self, share: f64) -> Option<usize> {
@@ -112,16 +126,21 @@ impl RulerScores {
 
     fn grid(&self) -> Grid {
         let lengths = self.lengths();
-        let head = lengths.iter().map(|length| length.to_string());
-        let line = |name: &str, score: &dyn Fn(usize) -> Option<f64>| -> Vec<String> {
-            let cell =
-                |&length| score(length).map_or(EMPTY.to_owned(), |score| format!("{score:.1}"));
+        let line = |name: &str, cell: &dyn Fn(usize) -> Option<String>| -> Vec<String> {
+            let cell = |&length| cell(length).unwrap_or(EMPTY.to_owned());
             std::iter::once(name.to_owned()).chain(lengths.iter().map(cell)).collect()
         };
-        let tasks = self.rows.iter().map(|row| line(&row.task, &|length| row.percent(length)));
+        let score = |score: f64| format!("{score:.1}");
+        let interval = |Interval { low, high, .. }| format!("{low:.1} to {high:.1}");
+        let tasks =
+            self.rows.iter().map(|row| line(&row.task, &|length| row.percent(length).map(score)));
+        let means = [
+            line(MEAN, &|length| self.mean(length).map(score)),
+            line(INTERVAL, &|length| self.interval(length).map(interval)),
+        ];
         Grid {
-            head: std::iter::once(TITLE.to_owned()).chain(head).collect(),
-            rows: tasks.chain([line(MEAN, &|length| self.mean(length))]).collect(),
+            head: line(TITLE, &|length| Some(length.to_string())),
+            rows: tasks.chain(means).collect(),
         }
     }
 }
@@ -133,6 +152,16 @@ impl Row {
     }
 }
 
+/// The 95 % interval of a share of so many answers (Wilson 1927).
+fn wilson(share: f64, answers: f64) -> [f64; 2] {
+    const Z: f64 = 1.96;
+    let shrink = 1.0 + Z * Z / answers;
+    let middle = (share + Z * Z / (2.0 * answers)) / shrink;
+    let half =
+        Z / shrink * (share * (1.0 - share) / answers + (Z / (2.0 * answers)).powi(2)).sqrt();
+    [middle - half, middle + half].map(|end| end.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +169,7 @@ mod tests {
     fn answers(task: &str, length: usize, scores: &[f64]) -> Vec<Answer> {
         let answer = |&score: &f64| Answer {
             key: String::new(),
+            model: String::new(),
             task: task.to_owned(),
             id: String::new(),
             length,
@@ -176,6 +206,7 @@ mod tests {
 | niah_single_1 | 100.0 | 100.0 | 100.0 | 100.0 |
 | vt | 90.0 | 70.0 | 60.0 | 80.0 |
 | mean | 95.0 | 85.0 | 80.0 | 90.0 |
+| 95 % interval | 37.0 to 99.8 | 30.0 to 98.7 | 28.8 to 97.5 | 27.9 to 99.5 |
 ";
         assert_eq!(scores().to_markdown(), expected);
     }
@@ -184,13 +215,14 @@ mod tests {
     fn a_table_for_a_terminal() {
         let all = [answers("vt", 4096, &[0.4, 0.7]), answers("cwe", 8192, &[0.5])].concat();
         let expected = "\
-┌──────────┬──────┬──────┐
-│ RULER, % ┆ 4096 ┆ 8192 │
-╞══════════╪══════╪══════╡
-│ vt       ┆ 55.0 ┆    - │
-│ cwe      ┆    - ┆ 50.0 │
-│ mean     ┆    - ┆    - │
-└──────────┴──────┴──────┘";
+┌───────────────┬──────┬──────┐
+│ RULER, %      ┆ 4096 ┆ 8192 │
+╞═══════════════╪══════╪══════╡
+│ vt            ┆ 55.0 ┆    - │
+│ cwe           ┆    - ┆ 50.0 │
+│ mean          ┆    - ┆    - │
+│ 95 % interval ┆    - ┆    - │
+└───────────────┴──────┴──────┘";
         assert_eq!(RulerScores::new(&all).to_text(), expected);
     }
 
@@ -238,6 +270,22 @@ mod tests {
         // 65 of 70, for 512 tokens have no mean.
         assert_eq!(scores.effective_context(0.9), Some(2048));
         assert_eq!(scores.effective_context(0.95), Some(1024));
+    }
+
+    /// Wilson's interval by hand: of ten answers, all right; of eight and four, which tell as much as 10.7.
+    #[test]
+    fn few_answers_are_known_to_be_few() {
+        let check = |answers: &[Answer], low: f64, high: f64| {
+            let interval = RulerScores::new(answers).interval(4096).unwrap();
+            assert!((interval.low - low).abs() < 0.1 && (interval.high - high).abs() < 0.1);
+        };
+        check(&answers("vt", 4096, &[1.0; 10]), 72.2, 100.0);
+        check(
+            &[answers("vt", 4096, &[0.9; 8]), answers("cwe", 4096, &[0.9; 4])].concat(),
+            60.7,
+            98.1,
+        );
+        assert_eq!(scores().interval(512), None);
     }
 
     #[test]

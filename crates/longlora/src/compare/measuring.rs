@@ -6,14 +6,14 @@ use anyhow::Result;
 use longlora_attention::AttentionPattern;
 use longlora_data::Tokenizer;
 use longlora_eval::{
-    Answer, EvalError, Measurement, PasskeyProtocol, PerplexityConfig, Prompter, Protocol,
-    Question, Results, passkey_questions, perplexity,
+    Answer, EvalError, Examinee, Measurement, PasskeyProtocol, PerplexityConfig, Prompter,
+    Protocol, Question, Results, passkey_questions, perplexity,
 };
 use longlora_llama::{Llama, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use super::data::sha256;
-use crate::exam::Examinee;
+use crate::exam::ask;
 use crate::progress::Progress;
 
 /// Perplexities and answers of a model.
@@ -71,7 +71,7 @@ impl Bench<'_> {
             None | Some((AttentionPattern::Full, _)) => None,
             Some((pattern, length)) => Some(self.perplexity(name, &llama, length, pattern)?),
         };
-        let answers = self.ask(llama, fingerprint)?;
+        let answers = self.ask(llama, name, fingerprint)?;
         let measured = Measured { key, perplexities, sparse, answers };
         write_atomically(&path, &serde_json::to_vec(&measured)?)?;
         Ok(measured)
@@ -94,15 +94,18 @@ impl Bench<'_> {
         Ok(measurement)
     }
 
-    /// A model is asked what it reaches; longer ones it has failed.
-    fn ask(&self, mut llama: Llama, key: &str) -> Result<Vec<Answer>> {
+    /// Also what is longer than a model is meant for: it is asked as it is.
+    fn ask(&self, llama: Llama, name: &str, key: &str) -> Result<Vec<Answer>> {
         let Some((prompter, questions)) = &self.passkeys else { return Ok(vec![]) };
         let longest = self.lengths.last().copied().unwrap_or_default();
-        let rope = &mut llama.config.rope;
-        rope.max_position_embeddings = rope.max_position_embeddings.max(longest);
         let mut results = Results::open(&self.folder.join("passkey.jsonl"))?;
-        let examinee = Examinee { llama: llama.merge(), key: key.to_owned() };
-        examinee.ask("passkey", prompter, questions, &mut results)
+        let examinee = Examinee {
+            room: llama.config.rope.max_position_embeddings.max(longest),
+            llama: llama.merge(),
+            name: name.to_owned(),
+            key: key.to_owned(),
+        };
+        ask(&examinee, "passkey", prompter, questions, &mut results)
     }
 }
 
