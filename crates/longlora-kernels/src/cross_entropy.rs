@@ -3,14 +3,25 @@
 //! At 32,768 tokens and a vocabulary of 32,000, logits are 3.9 GiB in f32, and their gradient as much again.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Tensor, assert_shape};
+use burn::tensor::{DType, Device, Tensor, assert_shape};
 
 use crate::backend::HeadBackend;
 use crate::fused::takes;
 use crate::reference;
 
-/// Largest number of logits held at once, by all cores together: 128 MiB in f32.
-pub const LOGITS_AT_ONCE: usize = 1 << 25;
+/// Largest number of logits held at once on a GPU, 128 MiB in f32; a core of the CPU holds half of it.
+pub(crate) const LOGITS_AT_ONCE: usize = 1 << 25;
+/// Most cores of the CPU that hold logits at the same time.
+pub(crate) const MOST_CORES: usize = 8;
+
+/// Largest number of logits that the head holds at once, on all cores of a device together.
+pub fn logits_at_once(device: &Device) -> usize {
+    if device.clone().without_autodiff() == Device::flex() {
+        LOGITS_AT_ONCE / 2 * rayon::current_num_threads().clamp(2, MOST_CORES)
+    } else {
+        LOGITS_AT_ONCE
+    }
+}
 
 /// A loss and where it pulls.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //!
 //! | operation | computes | keeps for the backward |
 //! | --- | --- | --- |
-//! | [`rms_norm`] | `x / √(mean(x²) + ε) · γ` | `x`, `γ`, one number per row |
+//! | [`rms_norm`] | `x / √(mean(x²) + ε) · γ` | `x`, `γ` |
 //! | [`rotate`] | half-split pairs turned by an angle per position and frequency | `x` if the angles are trained, and the angles |
 //! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
 //! | [`linear()`] | `x·W` | `x` if `W` is trained, and `W` |
@@ -32,7 +32,7 @@ pub mod rows;
 mod tests;
 
 pub use allocation::keep_freed_memory;
-pub use cross_entropy::{LOGITS_AT_ONCE, LossAndGradient, loss_and_gradient, nll};
+pub use cross_entropy::{LossAndGradient, logits_at_once, loss_and_gradient, nll};
 pub use device_memory::device_memory;
 pub use linear::{linear, linear_with_update};
 pub use pull_back::pull_back;

@@ -123,18 +123,61 @@ fn check_rotate(
     });
 }
 
-/// The same bits, however many threads there are: chunks do not depend on them.
-#[test]
-fn results_do_not_depend_on_the_number_of_threads() {
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+/// The CPU's alone: GPUs have no threads of ours.
+#[cfg(not(feature = "gpu"))]
+mod threads {
+    use super::*;
+
+    /// The same bits, however many threads there are: chunks do not depend on them.
+    #[track_caller]
+    fn check_threads<T: PartialEq + Send + std::fmt::Debug>(run: impl Fn() -> T + Sync) {
+        let [one, three, many] = [1, 3, 16].map(|threads| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&run)
+        });
+        assert!(one == three && one == many, "the bits differ");
+    }
+
+    #[test]
+    fn a_norm_does_not_depend_on_the_number_of_threads() {
+        check_threads(|| {
             let (x, gamma) = (random([1, 900, 96], 1.0, 1), random([96], 1.0, 2));
             let gradients = rms_norm(x.clone(), gamma.clone(), 1e-5).sum().backward();
             gamma.grad(&gradients).unwrap().into_data()
-        })
-    };
-    assert_eq!(run(1), run(3));
+        });
+    }
+
+    #[test]
+    fn a_layer_does_not_depend_on_the_number_of_threads() {
+        check_threads(|| {
+            let (x, weight) = (random([1300, 70], 1.0, 1), frozen([70, 90], 1.0, 2));
+            let factors = [random([70, 8], 1.0, 3), random([8, 90], 1.0, 4)];
+            let y = linear_with_update(x.clone(), weight, factors.clone(), 2.0);
+            let gradients = (y.clone() * y).sum().backward();
+            let [a, b] = factors.map(|factor| gradient(&factor, &gradients).into_data());
+            (gradient(&x, &gradients).into_data(), a, b)
+        });
+    }
+
+    /// A vocabulary so large that a core holds the logits of few tokens, and a last chunk of one.
+    #[test]
+    fn a_loss_does_not_depend_on_the_number_of_threads() {
+        let (tokens, vocab) = (131, 128_256);
+        let hidden = frozen([tokens, 8], 1.0, 1).without_autodiff();
+        let targets: Vec<i64> = (0..tokens as i64).map(|token| token * 977).collect();
+        for turned in [false, true] {
+            let head =
+                frozen(if turned { [vocab, 8] } else { [8, vocab] }, 2.0, 2).without_autodiff();
+            let head = if turned { head.transpose() } else { head };
+            for trained in [false, true] {
+                check_threads(|| {
+                    let (hidden, head) = (hidden.clone(), head.clone());
+                    let ours = loss_and_gradient(hidden, head, &targets, 0.01, trained);
+                    let d_head = ours.d_head.map(Tensor::into_data);
+                    (ours.nll_sum.to_bits(), ours.d_hidden.into_data(), d_head)
+                });
+            }
+        }
+    }
 }
 
 /// Few rows, whole chunks and a tail; weights as they are stored, and transposed as a tied head is.

@@ -1,7 +1,7 @@
 //! What a training step holds in memory, predicted from the model's sizes.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
@@ -9,7 +9,7 @@ use crate::block::{Block, TOKENS_PER_TILE};
 use crate::llama::Llama;
 use crate::mlp::{FeedForward, Mlp};
 use crate::parameters::Selection;
-use crate::storage::is_narrow;
+use crate::storage::{WeightStorage, is_narrow};
 use crate::trainable::count_trainable;
 
 const F32: usize = size_of::<f32>();
@@ -23,12 +23,14 @@ const F32: usize = size_of::<f32>();
 pub struct Footprint {
     /// The weights, as they are kept.
     pub weights: u64,
+    /// Those of them that are in memory already.
+    pub read: u64,
     /// The largest matrix in f32, if it is kept in bf16: a micro-batch widens one at a time to compute with it.
     pub widened: u64,
     /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
     /// are kept for the rows that occurred alone, and how many that will be is not known before.
     pub state: u64,
-    /// The logits of one chunk.
+    /// The logits that exist at a time.
     pub logits: u64,
     /// Blocks.
     pub blocks: usize,
@@ -45,8 +47,13 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Predicts it; weights that were never read are counted without being drawn.
+    /// Predicts it; weights that were never read are counted in f32, without being drawn.
     pub fn of(llama: &Llama, selection: &Selection) -> Self {
+        Self::kept_as(WeightStorage::F32, llama, selection)
+    }
+
+    /// The same, where weights that were not read yet will be kept as `storage` says.
+    pub fn kept_as(storage: WeightStorage, llama: &Llama, selection: &Selection) -> Self {
         let trainable = count_trainable(llama, selection);
         let hidden = llama.config.hidden_size;
         let sizes = Sizes {
@@ -59,13 +66,15 @@ impl Footprint {
         let largest = |of_block: &dyn Fn(&Block) -> usize| {
             (blocks.iter().map(of_block).max().unwrap_or(0) * activation) as u64
         };
-        let mut kept = Kept { bytes: 0, largest_narrow: 0 };
+        let mut kept =
+            Kept { storage, selection, path: vec![], bytes: 0, read: 0, largest_narrow: 0 };
         llama.visit(&mut kept);
         Self {
             weights: kept.bytes as u64,
+            read: kept.read as u64,
             widened: (kept.largest_narrow * F32) as u64,
             state: (3 * trainable.total() * F32) as u64,
-            logits: (longlora_kernels::LOGITS_AT_ONCE * F32) as u64,
+            logits: (longlora_kernels::logits_at_once(&llama.device()) * F32) as u64,
             blocks: blocks.len(),
             input: (hidden * activation) as u64,
             per_token: (7 * hidden * activation) as u64,
@@ -104,20 +113,46 @@ impl Footprint {
 }
 
 /// Parameters as they are kept.
-struct Kept {
+struct Kept<'a> {
+    /// Of what is not read yet, and not trained.
+    storage: WeightStorage,
+    selection: &'a Selection,
+    path: Vec<String>,
     bytes: usize,
+    /// Of those, what was read.
+    read: usize,
     /// Floats of the largest one in bf16.
     largest_narrow: usize,
 }
 
-impl ModuleVisitor for Kept {
+impl Kept<'_> {
+    fn is_narrow<const D: usize>(&self, param: &Param<Tensor<D>>) -> bool {
+        if param.is_initialized() {
+            return is_narrow(param);
+        }
+        let path = self.path.join(".");
+        self.storage.of(&path) == DType::BF16 && !self.selection.contains(&path)
+    }
+}
+
+impl ModuleVisitor for Kept<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let floats = param.lazy_shape().num_elements();
-        if is_narrow(param) {
-            self.bytes += floats * F32 / 2;
+        let (floats, narrow) = (param.lazy_shape().num_elements(), self.is_narrow(param));
+        let bytes = if narrow { floats * F32 / 2 } else { floats * F32 };
+        self.bytes += bytes;
+        if param.is_initialized() {
+            self.read += bytes;
+        }
+        if narrow {
             self.largest_narrow = self.largest_narrow.max(floats);
-        } else {
-            self.bytes += floats * F32;
         }
     }
 }

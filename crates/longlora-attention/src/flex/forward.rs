@@ -42,20 +42,37 @@ pub(super) fn forward(
     for ((piece, queries), (_, of_tile)) in query_tiles.iter().zip(&results) {
         lse[problem.lse_range(piece, queries)].copy_from_slice(of_tile);
     }
-    let of_heads = problem.heads * problem.head_dim;
-    let (out, _) = written(q.len(), POSITIONS * of_heads, |index, out| {
+    (joined(problem, &query_tiles, &results), lse)
+}
+
+/// The outputs of all tiles, put where they belong.
+fn joined(
+    problem: &Problem<'_>,
+    query_tiles: &[(&Piece, Range<usize>)],
+    results: &[(Vec<f32>, Vec<f32>)],
+) -> Vec<f32> {
+    let (width, positions) = (problem.head_dim, problem.batch * problem.seq);
+    let first_row = |tile: usize| problem.out_row(query_tiles[tile].0, query_tiles[tile].1.start);
+    let mut tiles_of: Vec<Vec<usize>> = vec![vec![]; positions.div_ceil(POSITIONS)];
+    for (tile, (_, queries)) in query_tiles.iter().enumerate() {
+        let first = first_row(tile);
+        let last = first + queries.len() - 1;
+        tiles_of[first / POSITIONS..=last / POSITIONS].iter_mut().for_each(|of| of.push(tile));
+    }
+    let of_heads = problem.heads * width;
+    let (out, _) = written(positions * of_heads, POSITIONS * of_heads, |index, out| {
         let chunk = index * POSITIONS..index * POSITIONS + out.len() / of_heads;
-        for ((piece, queries), (of_tile, _)) in query_tiles.iter().zip(&results) {
-            let first = problem.out_row(piece, queries.start);
+        for &tile in &tiles_of[index] {
+            let ((piece, queries), (of_tile, _)) = (&query_tiles[tile], &results[tile]);
+            let first = first_row(tile);
             for row in chunk.start.max(first)..chunk.end.min(first + queries.len()) {
-                let into = ((row - chunk.start) * problem.heads + piece.head) * problem.head_dim;
-                let from = (row - first) * problem.head_dim;
-                out[into..][..problem.head_dim]
-                    .copy_from_slice(&of_tile[from..][..problem.head_dim]);
+                let into = ((row - chunk.start) * problem.heads + piece.head) * width;
+                let from = (row - first) * width;
+                out[into..into + width].copy_from_slice(&of_tile[from..from + width]);
             }
         }
     });
-    (out, lse)
+    out
 }
 
 struct QueryTile<'a> {

@@ -33,40 +33,64 @@ const KEYS_IN_CACHE: usize = 256;
 /// Tasks that a span is cut into at most: each has gradients of its queries of its own.
 const PARTS: usize = 8;
 
-/// `(dq, dk, dv)`.
+/// Tasks that are computed before their results are added up: enough for many cores, few enough that the results of all do
+/// not take several times the memory of the gradients.
+const TASKS: usize = 64;
+
+/// `[dq, dk, dv]`.
 ///
 /// Each part of the keys of each span of each query head is computed apart; those that share queries or a key head are
 /// added up in a fixed order, so the result does not depend on the number of threads.
-pub(super) fn gradient(
-    problem: &Problem<'_>,
-    inputs: &Inputs<'_>,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub(super) fn gradient(problem: &Problem<'_>, inputs: &Inputs<'_>) -> [Vec<f32>; 3] {
     let arch = pulp::Arch::new();
     let pieces = problem.pieces();
     let parts: Vec<Part<'_>> =
         pieces.iter().flat_map(|piece| Part::all(problem, piece, inputs)).collect();
-    let results: Vec<(&Part<'_>, PartGradient)> =
-        parts.par_iter().map(|part| (part, arch.dispatch(part))).collect();
-
-    let heads: Vec<_> =
-        results.chunk_by(|(a, _), (b, _)| a.query_head() == b.query_head()).collect();
-    let kv_heads: Vec<_> = results.chunk_by(|(a, _), (b, _)| a.kv_head() == b.kv_head()).collect();
-    let of_head = (problem.seq * problem.head_dim).max(1);
-    let (dq, _) = written(inputs.q.len(), of_head, |head, dq| {
-        for (part, result) in heads[head] {
-            add(&mut dq[part.queries.start * problem.head_dim..], &result.dq, problem.head_dim);
-        }
-    });
-    let sum_of_keys = |of: fn(&PartGradient) -> &[f32]| {
-        let (sum, _) = written(inputs.k.len(), of_head, |head, sum| {
-            for (part, result) in kv_heads[head] {
-                let sum = &mut sum[part.keys.start * problem.head_dim..];
-                add(sum, of(result), problem.head_dim);
+    let (width, of_head) = (problem.head_dim, (problem.seq * problem.head_dim).max(1));
+    let zeros = |x: &[f32]| written(x.len(), of_head, |_, _| ()).0;
+    let [mut dq, mut dk, mut dv] = [inputs.q, inputs.k, inputs.v].map(zeros);
+    for round in rounds(&parts) {
+        let results: Vec<(&Part<'_>, PartGradient)> =
+            round.par_iter().map(|part| (part, arch.dispatch(part))).collect();
+        let kv_head = round[0].kv_head();
+        let head = kv_head * problem.queries_per_kv();
+        let of_queries = results.chunk_by(|(a, _), (b, _)| a.query_head() == b.query_head());
+        let of_queries: Vec<_> = of_queries.collect();
+        let of_keys: Vec<_> =
+            results.chunk_by(|(a, _), (b, _)| a.kv_head() == b.kv_head()).collect();
+        dq[head * of_head..].par_chunks_mut(of_head).zip(of_queries).for_each(|(dq, results)| {
+            for (part, result) in results {
+                add(&mut dq[part.queries.start * width..], &result.dq, width);
             }
         });
-        sum
-    };
-    (dq, sum_of_keys(|result| &result.dk), sum_of_keys(|result| &result.dv))
+        let [dk, dv] =
+            [&mut dk, &mut dv].map(|sum| sum[kv_head * of_head..].par_chunks_mut(of_head));
+        dk.zip(dv).zip(of_keys).for_each(|((dk, dv), results)| {
+            for (part, result) in results {
+                let start = part.keys.start * width;
+                add(&mut dk[start..], &result.dk, width);
+                add(&mut dv[start..], &result.dv, width);
+            }
+        });
+    }
+    [dq, dk, dv]
+}
+
+/// All parts of some key heads at a time.
+fn rounds<'a, 'b>(parts: &'b [Part<'a>]) -> Vec<&'b [Part<'a>]> {
+    let least = TASKS.max(4 * rayon::current_num_threads());
+    let (mut rounds, mut start, mut end) = (vec![], 0, 0);
+    for of_head in parts.chunk_by(|a, b| a.kv_head() == b.kv_head()) {
+        end += of_head.len();
+        if end - start >= least {
+            rounds.push(&parts[start..end]);
+            start = end;
+        }
+    }
+    if start < end {
+        rounds.push(&parts[start..end]);
+    }
+    rounds
 }
 
 /// Adds rows of `width` that are `stride_of(width)` apart.
@@ -93,14 +117,14 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Row and query head.
-    fn query_head(&self) -> (usize, usize) {
-        (self.piece.row, self.piece.head)
+    /// Which query head of all rows it is of.
+    fn query_head(&self) -> usize {
+        self.piece.row * self.problem.heads + self.piece.head
     }
 
-    /// Row and key head.
-    fn kv_head(&self) -> (usize, usize) {
-        (self.piece.row, self.piece.head / self.problem.queries_per_kv())
+    /// Which key head of all rows it is of.
+    fn kv_head(&self) -> usize {
+        self.query_head() / self.problem.queries_per_kv()
     }
 
     fn all(

@@ -11,9 +11,9 @@ mod problem;
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, TensorData};
 
 use crate::backend::{AttentionBackend, AttentionGradient};
@@ -70,7 +70,7 @@ impl AttentionGradient for Flex {
             .each_ref()
             .map(|x| Heads::of(x).expect("the entries of a head were put side by side"));
         let inputs = gradient::Inputs { q, k, v, out, lse, d_out };
-        let (dq, dk, dv) = gradient::gradient(&problem, &inputs);
+        let [dq, dk, dv] = gradient::gradient(&problem, &inputs);
         Qkv {
             q: tensor(dq, problem.q_shape()),
             k: tensor(dk, problem.k_shape()),
@@ -84,8 +84,11 @@ fn in_runs(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
     if Heads::in_runs(x).is_some() { x.clone() } else { x.to_contiguous() }
 }
 
+/// The same, copied only if it cannot be read as it lies, as where one position stands for all.
 fn entries_side_by_side(x: &FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if Heads::of(x).is_some() { x.clone() } else { x.to_contiguous() }
+    let [_, _, positions, _]: [usize; 4] = x.shape().dims();
+    let stands_for_all = positions > 1 && x.layout().strides()[2] == 0;
+    if Heads::of(x).is_some() && !stands_for_all { x.clone() } else { x.to_contiguous() }
 }
 
 fn floats(x: &FloatTensor<Flex>) -> &[f32] {

@@ -3,7 +3,8 @@
 use burn::tensor::DType;
 
 use super::answer::{Answer, Inputs, error};
-use super::catalogue::{Problem, catalogue};
+use super::catalogue::{Problem, catalogue, half_heads};
+use crate::Layout;
 
 /// Three times the largest error measured: 5.7e-7 of the reference itself, 8.4e-7 of the tiles, 7.6e-7 of the kernel.
 /// The long sums are the worst: `dk` and `dv` over many queries, `dq` of wide heads.
@@ -35,6 +36,18 @@ fn the_tiles_mean_what_the_reference_says() {
 #[test]
 fn the_kernel_means_what_the_reference_says() {
     check(Inputs::by_kernel);
+}
+
+/// So many heads that not all are computed before the first are added up.
+#[test]
+fn many_heads_go_in_rounds() {
+    let plan = half_heads(8).plan(&Layout::dense(2, 40));
+    let inputs = Inputs::random(plan.layer(0), [24, 12], 6, 5);
+    let (ours, exact) = (inputs.by_kernel(), inputs.by_reference(DType::F64));
+    for (part, ours, exact) in ours.beside(&exact) {
+        let error = error(ours, exact);
+        assert!(error <= TOLERANCE, "{part}: off by {error:e}");
+    }
 }
 
 /// Measured: 1.6e-7 by the tiles, 1.3e-7 by the kernel.

@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use longlora_kernels::pull_back;
+
 use super::answer::{Answer, Inputs, error, numbers};
 use super::catalogue::{half_heads, rows};
 use crate::{Layout, attention};
@@ -39,6 +41,25 @@ fn outputs_do_not_depend_on_whether_gradients_are_wanted() {
         assert!(!out.is_tracked());
         assert_eq!(numbers(out.into_data()), inputs.by_kernel().out);
     }
+}
+
+/// A gradient that is one row, seen at every position.
+#[test]
+fn an_expanded_gradient_is_that_of_its_copies() {
+    let inputs = inputs();
+    let device = Device::flex().autodiff();
+    let qkv = [&inputs.q, &inputs.k, &inputs.v]
+        .map(|data| Tensor::<4>::from_data(data.clone(), &device).require_grad());
+    let row = Tensor::<4>::from_data(inputs.cotangent.clone(), &Device::flex());
+    let row = row.slice([0..1, 0..1, 0..1, 0..5]);
+    let shape = attend(&inputs, qkv.clone()).dims();
+    let copies =
+        row.clone().repeat_dim(0, shape[0]).repeat_dim(1, shape[1]).repeat_dim(2, shape[2]);
+    let [expanded, copied] = [row.expand(shape), copies].map(|cotangent| {
+        let gradients = pull_back(attend(&inputs, qkv.clone()), cotangent);
+        qkv.each_ref().map(|x| x.grad(&gradients).expect("it is tracked").into_data())
+    });
+    assert_eq!(expanded, copied);
 }
 
 /// One of the three at a time is trained.

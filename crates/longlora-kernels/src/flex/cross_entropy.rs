@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::linear::{Weight, rows_per_chunk};
 use super::matrix::{Matrix, add_product, product};
-use crate::cross_entropy::LOGITS_AT_ONCE;
+use crate::cross_entropy::{LOGITS_AT_ONCE, MOST_CORES};
 use crate::rows::{exp_and_sum, max};
 
 /// Logits whose exponentials are summed in f32 before the sum goes on in f64.
@@ -37,10 +37,7 @@ pub(super) struct Gradient {
 pub(super) fn nll(problem: &Problem<'_>) -> Vec<f32> {
     let weight = Weight::of(problem.head);
     let positions = problem.positions();
-    let parts: Vec<Vec<f32>> = positions
-        .par_chunks(problem.tokens_at_once())
-        .map(|positions| problem.score(positions, &weight, &mut problem.logits(positions)))
-        .collect();
+    let parts = problem.in_chunks(&positions, |some, logits| problem.score(some, &weight, logits));
     let mut nll = vec![0.0; problem.targets.len()];
     positions.iter().zip(parts.concat()).for_each(|(&token, value)| nll[token] = value);
     nll
@@ -50,13 +47,8 @@ pub(super) fn nll(problem: &Problem<'_>) -> Vec<f32> {
 pub(super) fn gradient(problem: &Problem<'_>, scale: f32) -> Gradient {
     let weight = Weight::of(problem.head);
     let positions = problem.positions();
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = positions
-        .par_chunks(problem.tokens_at_once())
-        .map(|positions| {
-            let mut logits = problem.logits(positions);
-            problem.pull_back(positions, &weight, scale, &mut logits)
-        })
-        .collect();
+    let parts = problem
+        .in_chunks(&positions, |some, logits| problem.pull_back(some, &weight, scale, logits));
     problem.gather(&positions, parts, vec![])
 }
 
@@ -65,7 +57,6 @@ pub(super) fn gradient_with_head(problem: &Problem<'_>, scale: f32) -> Gradient 
     let weight = Weight::of(problem.head);
     let positions = problem.positions();
     let [hidden_size, vocab] = problem.head.shape().dims();
-    // Not by the number of threads, on which the sums would then depend.
     let round = (LOGITS_AT_ONCE / vocab).clamp(1, 512);
     let tokens = problem.tokens_at_once().min(round);
     let mut d_head = vec![0.0; hidden_size * vocab];
@@ -96,14 +87,30 @@ impl Problem<'_> {
         (0..self.targets.len()).filter(|&token| self.targets[token] >= 0).collect()
     }
 
-    /// Tokens whose logits one core holds.
+    /// Tokens whose logits one core holds. Not by the number of threads: the order of a product's sums depends on the number of
+    /// its rows.
     fn tokens_at_once(&self) -> usize {
         let vocab = self.head.shape()[1].max(1);
-        (LOGITS_AT_ONCE / vocab / rayon::current_num_threads()).clamp(1, 256)
+        (LOGITS_AT_ONCE / 2 / vocab).clamp(1, 256)
     }
 
-    fn logits(&self, positions: &[usize]) -> Vec<f32> {
-        vec![0.0; positions.len() * self.head.shape()[1]]
+    /// `work` on some tokens at a time, with room for their logits; what it returned, in their order.
+    fn in_chunks<R: Send>(
+        &self,
+        positions: &[usize],
+        work: impl Fn(&[usize], &mut [f32]) -> R + Sync,
+    ) -> Vec<R> {
+        let (tokens, vocab) = (self.tokens_at_once(), self.head.shape()[1]);
+        let has_many = rayon::current_num_threads() > MOST_CORES;
+        let round = if has_many { MOST_CORES * tokens } else { positions.len().max(1) };
+        let mut parts = vec![];
+        for round in positions.chunks(round) {
+            parts.par_extend(round.par_chunks(tokens).map_init(Vec::new, |logits, some| {
+                logits.resize(some.len() * vocab, 0.0);
+                work(some, logits)
+            }));
+        }
+        parts
     }
 
     fn hidden_size(&self) -> usize {

@@ -33,10 +33,14 @@ impl<'a> Weight<'a> {
         let layout = weight.layout();
         let strides = <[isize; 2]>::try_from(layout.strides()).expect("a weight is a matrix");
         let strides = strides.map(|stride| usize::try_from(stride).expect("it is not flipped"));
-        let (start, shape) = (layout.start_offset(), weight.shape().dims());
+        let (start, shape): (usize, [usize; 2]) = (layout.start_offset(), weight.shape().dims());
+        let last: usize =
+            shape.iter().zip(strides).map(|(size, by)| size.saturating_sub(1) * by).sum();
+        // It may be a part of a larger one.
+        let part = start..start + if shape.contains(&0) { 0 } else { last + 1 };
         let data = match weight.dtype() {
-            DType::F32 => Cow::Borrowed(&weight.storage::<f32>()[start..]),
-            DType::BF16 => Cow::Owned(widened(&weight.storage::<bf16>()[start..])),
+            DType::F32 => Cow::Borrowed(&weight.storage::<f32>()[part]),
+            DType::BF16 => Cow::Owned(widened(&weight.storage::<bf16>()[part])),
             other => unreachable!("a weight of type {other:?} takes the plain path"),
         };
         Self { data, shape, strides }

@@ -58,6 +58,7 @@ pub(super) fn rotate(
     let (cos, sin) = (floats(&cos), floats(&sin));
     let arch = Arch::new();
     let positions = (CHUNK / head_dim).clamp(1, seq.max(1));
+    // A head, so that chunks of positions never reach into the next.
     let of_head = (seq * head_dim).max(1);
     let (out, _) = written(batch * count * seq * head_dim, of_head, |index, out| {
         let (row, head) = (index / count, index % count);
