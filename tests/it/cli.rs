@@ -175,14 +175,45 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
 
     let adapter = here.join("run/adapter/adapter_model.safetensors");
     let before = fs::read(&adapter).expect("the adapter");
-    let output = longlora(here, &["finetune", "--resume", "run"]);
+    let output = longlora(here, &["finetune", "--resume", "run", "--memory", "1GiB"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(fs::read(&adapter).expect("the adapter"), before);
+    let config = fs::read_to_string(here.join("run/config.toml")).expect("the settings");
+    assert!(config.contains("memory = \"1.0 GiB\""), "{config}");
+    let output = longlora(here, &["finetune", "--resume", "run", "--seed", "3"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("--seed") && said.contains("--resume"), "{said}");
 
     let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter", "--data"];
     let output = longlora(here, &[&eval[..], &["ids.json", "--lengths", "128,256"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("256"));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_read_trained_and_held_in_memory() {
+    let folder = with_ids((0..4000).map(|i| i * 7 % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    for args in [finetune(model, &["--dry-run", "--steps", "4"]), vec!["finetune", "--dry-run"]] {
+        let output = longlora(here, &args);
+        let (shown, said) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(shown.contains("[training]"), "{shown}");
+        for needle in ["tokens in", "windows", "trained", "memory: about"] {
+            assert!(said.contains(needle), "`{needle}` is not in: {said}");
+        }
+        assert!(!here.join("runs").exists(), "a dry run leaves nothing behind");
+    }
+    let dry = |more: &[&'static str]| finetune(model, &[&["--dry-run"], more].concat());
+    check_mistake(here, &dry(&["--lora-rank", "999999999"]), &["rank", "`999999999`", "smaller"]);
+    check_mistake(here, &dry(&["--eval-lengths", "0"]), &["--eval-lengths", "`0`"]);
+    let far = ["finetune", "--model", model, "--data", "ids.json", "--context-length", "100000"];
+    let far = [&far[..], &["--no-eval"]].concat();
+    check_mistake(here, &far, &["ids.json", "`100000`", "more text"]);
+    assert!(!here.join("runs/1").exists(), "nothing was begun");
 }
 
 /// In the settings of the run, so that it is resumed and measured as it was begun.
@@ -243,6 +274,23 @@ fn the_embedded_run_needs_no_arguments_and_keeps_what_it_used() {
     let output = longlora(folder.path(), &generate);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("And God said"));
+}
+
+/// A run may be resumed on another machine.
+#[test]
+fn a_run_ends_in_the_same_bits_on_any_number_of_threads() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let adapter = |threads: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_longlora"))
+            .args(["finetune", "--steps", "2", "--no-eval", "--out", threads])
+            .current_dir(folder.path())
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "{}", last_line(&output));
+        fs::read(folder.path().join(threads).join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    assert!(adapter("1") == adapter("3"), "the adapters differ");
 }
 
 #[cfg(unix)]

@@ -33,6 +33,7 @@ mod storage; // weights kept in bf16 compute what the same numbers in f32 do
 mod export; // what other programs get computes the same
 mod pickles; // PyTorch files: read as safetensors are, torn ones named
 mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does
+mod bad_options; // options and paths that cannot be: refused at once, by their names
 mod bad_runs; // runs that cannot go on: what is refused, and what is kept
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value

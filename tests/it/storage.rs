@@ -10,8 +10,9 @@ use longlora_adapters::{
 };
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_llama::{
-    Footprint, GenerateOptions, Llama, MAX_SHARD_BYTES, Selection, WeightStorage, collect,
-    load_pretrained, load_pretrained_as, read_tensors, restore, save_pretrained, write_tensors,
+    Footprint, GenerateOptions, Llama, LlamaConfig, MAX_SHARD_BYTES, Selection, WeightStorage,
+    collect, load_pretrained, load_pretrained_as, read_tensors, restore, save_pretrained,
+    write_tensors,
 };
 use longlora_train::Execution;
 use serde_json::json;
@@ -165,6 +166,14 @@ fn frozen_matrices_stay_in_bf16_and_count_two_bytes() {
     let largest = tensors.values().map(|tensor| tensor.num_elements() as u64).max();
     assert_eq!((Some(ours.widened), theirs.widened), (largest.map(|floats| 4 * floats), 0));
     assert_eq!(ours.state, theirs.state);
+
+    // The same is known before anything is read.
+    let config = LlamaConfig::read(&golden("tiny/model")).unwrap();
+    let Selection::Adapter(adapters) = &selection else { unreachable!("it was made above") };
+    let unread = config.init(&Device::default().autodiff()).attach(adapters, 0);
+    let foreseen = Footprint::kept_as(WeightStorage::Bf16, &unread, &selection);
+    assert!(foreseen.read < foreseen.weights && ours.read == ours.weights);
+    assert_eq!(Footprint { read: ours.read, ..foreseen }, ours);
 }
 
 #[test]

@@ -80,6 +80,8 @@ Any other word is a command of `longlora`, which is built in release mode and ru
   compare   Train and measure several methods on your own documents, and recommend one
   generate  Continue a text
   chat      Talk to a model, line by line
+  export    Merge an adapter into its model and write files that other programs load
+  convert   Turn a model into another format without changing it
   pretrain  Make a small model from nothing
   fetch     Fetch a model of the Hugging Face hub
   devices   List what this build and this machine have to compute on

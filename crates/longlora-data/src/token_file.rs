@@ -69,11 +69,23 @@ pub fn write_token_file(path: &Path, documents: &[Vec<u32>]) -> Result<(), DataE
     let tokens = documents.iter().flatten();
     let bytes: Vec<u8> =
         tokens.flat_map(|token| token.to_le_bytes().into_iter().take(width.bytes())).collect();
-    atomic::write(path, &bytes)
+    atomic::write(path, &bytes).map_err(without_temporary_name)
+}
+
+/// The kind of the cause alone: its words name a file that nobody has asked for.
+fn without_temporary_name(error: DataError) -> DataError {
+    match error {
+        DataError::Write { path, source } => {
+            DataError::Write { path, source: source.kind().into() }
+        }
+        other => other,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
     use crate::Corpus;
 
@@ -108,6 +120,12 @@ mod tests {
         let error = write_token_file(&path, &[vec![1, 70_000]]).unwrap_err().to_string();
         assert!(error.contains("`70000`") && error.contains(".uint32.bin"), "{error}");
         assert!(!path.exists());
+
+        let path = folder.path().join("absent/a.bin");
+        let error = write_token_file(&path, &[vec![1]]).unwrap_err();
+        let (said, cause) = (error.to_string(), error.source().unwrap().to_string());
+        assert!(said.contains(path.to_str().unwrap()) && said.contains("folder"), "{said}");
+        assert!(!cause.contains(".tmp"), "{cause}");
 
         for (name, bytes) in [("a.bin", 3), ("a.uint32.bin", 6)] {
             let error = parse_tokens(Path::new(name), &vec![0; bytes]).unwrap_err().to_string();

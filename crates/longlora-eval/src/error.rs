@@ -213,8 +213,22 @@ pub enum EvalError {
         /// The file.
         path: PathBuf,
     },
+    /// A dataset that is not there.
+    #[error("`{path}` does not exist; check the path")]
+    NoDataset {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder that is not NarrativeQA's.
+    #[error(
+        "`{path}` is not NarrativeQA's folder: it has no `qaps.csv`; give that folder, or a file of LongBench or QASPER"
+    )]
+    NotNarrativeQa {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file of a dataset cannot be read.
-    #[error("`{path}` cannot be read; check the path and that the file is in UTF-8")]
+    #[error("`{path}` cannot be read; check its permissions and that it is in UTF-8")]
     DatasetFile {
         /// The file.
         path: PathBuf,

@@ -61,6 +61,21 @@ pub struct AdapterFacts {
 }
 
 impl AdapterFacts {
+    /// Reads what stands beside an adapter, whose folder is checked to be one; `None` for an adapter of PEFT's own.
+    ///
+    /// # Errors
+    /// [`LlamaError`], if the folder is not that of an adapter, or its `longlora.json` is torn.
+    pub fn read(folder: &Path) -> Result<Option<Self>, LlamaError> {
+        if !folder.exists() {
+            return Err(LlamaError::NoSuchPath { path: folder.to_owned() });
+        }
+        if !folder.join(PEFT_CONFIG).exists() {
+            return Err(LlamaError::NotAnAdapter { path: folder.to_owned() });
+        }
+        let path = folder.join(OUR_CONFIG);
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
     /// Checks what no tensor would notice.
     fn check(&self, llama: &Llama, path: &Path) -> Result<(), LlamaError> {
         let rope = |source| LlamaError::Rope { path: path.to_owned(), source };
@@ -116,14 +131,7 @@ pub fn load_adapter(
     llama: Llama,
     folder: &Path,
 ) -> Result<(Llama, AdapterConfig, Option<AdapterFacts>), LlamaError> {
-    if !folder.join(PEFT_CONFIG).exists() {
-        let path = folder.to_owned();
-        return Err(LlamaError::NotAModel { path, missing: PEFT_CONFIG });
-    }
-    let facts = match folder.join(OUR_CONFIG) {
-        path if path.exists() => Some(read_json::<AdapterFacts>(&path)?),
-        _ => None,
-    };
+    let facts = AdapterFacts::read(folder)?;
     let mut llama = llama;
     if let Some(facts) = &facts {
         facts.check(&llama, &folder.join(OUR_CONFIG))?;

@@ -18,6 +18,22 @@ use crate::parameters::identify_by_path;
 use crate::storage::widened;
 
 impl LlamaConfig {
+    /// Checks what is to be attached anew: as [`check_adapters`](Self::check_adapters), and that no rank is more than the width of
+    /// the widest layer.
+    ///
+    /// # Errors
+    /// [`LlamaError::NoSuchTarget`], [`LlamaError::Rank`]
+    pub fn check_new_adapters(&self, adapters: &AdapterConfig) -> Result<(), LlamaError> {
+        let attention = self.num_attention_heads * self.rope.head_dim;
+        let width = self.hidden_size.max(self.intermediate_size).max(attention);
+        let ranks =
+            adapters.lora.iter().flat_map(|lora| lora.rank_pattern.values().chain([&lora.rank]));
+        match ranks.into_iter().find(|&&rank| rank > width) {
+            None => self.check_adapters(adapters),
+            Some(&rank) => Err(LlamaError::Rank { rank, width }),
+        }
+    }
+
     /// Checks that a model has the layers that `adapters` names: none is passed over in silence.
     ///
     /// # Errors

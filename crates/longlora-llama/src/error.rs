@@ -1,5 +1,6 @@
 //! What can be wrong with a user's model.
 
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use longlora_adapters::{AdapterError, RopeError, TargetModule};
@@ -15,14 +16,14 @@ const REASON: usize = 500;
 #[non_exhaustive]
 pub enum LlamaError {
     /// The file system refused.
-    #[error("cannot {action} `{path}`: {source}")]
+    #[error("cannot {action} `{path}`: {source}{}", advice(.source))]
     File {
         /// What was tried.
         action: &'static str,
         /// Where.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The folder is not a model.
     #[error("`{path}` is not a Hugging Face model folder: it has no `{missing}`")]
@@ -31,6 +32,21 @@ pub enum LlamaError {
         path: PathBuf,
         /// What it lacks.
         missing: &'static str,
+    },
+    /// The folder is not an adapter.
+    #[error(
+        "`{path}` is not an adapter folder: it has no `adapter_config.json`; give the folder that PEFT wrote, or the \
+         `adapter` of a run"
+    )]
+    NotAnAdapter {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A path that names nothing.
+    #[error("`{path}` does not exist; check the path")]
+    NoSuchPath {
+        /// The path.
+        path: PathBuf,
     },
     /// A JSON file that is none, or lacks something.
     #[error("cannot read `{path}`: {source}")]
@@ -54,6 +70,16 @@ pub enum LlamaError {
         value: String,
         /// What there is instead.
         supported: &'static str,
+    },
+    /// A rank that no layer can have any use for.
+    #[error(
+        "a LoRA rank of `{rank}` is more than the widest layer of the model has columns, `{width}`; use a smaller one"
+    )]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// Columns of the widest layer.
+        width: usize,
     },
     /// A layer that is to get an update, and that the model does not have.
     #[error(
@@ -211,8 +237,17 @@ impl LlamaError {
     pub(crate) fn file(
         action: &'static str,
         path: &std::path::Path,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }
+    }
+}
+
+/// What to do about a path that the file system refuses, after its own words.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "; check the path",
+        ErrorKind::IsADirectory => "; give a file",
+        _ => "",
     }
 }

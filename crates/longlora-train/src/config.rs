@@ -62,7 +62,7 @@ pub struct RopeTarget {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A .txt, .md, .jsonl (field `text`) or .json (token ids) file, or a folder of them.
+    /// A .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them.
     pub path: PathBuf,
     /// In which order windows are drawn.
     pub order: WindowOrder,

@@ -73,6 +73,18 @@ pub enum TrainError {
         /// The step, from 1.
         step: u64,
     },
+    /// Less text than one window.
+    #[error(
+        "`{path}` has `{tokens}` tokens to learn from, and one window takes `{length}`; give more text, or a shorter context"
+    )]
+    ShortText {
+        /// The file or folder.
+        path: PathBuf,
+        /// Tokens that are not held out.
+        tokens: usize,
+        /// Tokens of a window.
+        length: usize,
+    },
     /// Nothing is overwritten unasked.
     #[error(
         "run folder `{path}` exists already; choose another with --out, or go on with --resume {path}"

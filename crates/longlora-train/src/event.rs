@@ -1,13 +1,65 @@
 //! What a run tells while it goes.
 
+use std::fmt;
+
+use longlora_data::Windows;
+
+use crate::config::TrainingConfig;
 use crate::execution::MemoryPlan;
 use crate::step_report::StepReport;
 
 /// Something that has just been decided or done.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
+    /// Before the first step: what will be learned from.
+    Reading(&'a Reading),
     /// Before the first step: what will be kept in memory.
     Planned(&'a MemoryPlan),
     /// A step was taken.
     Stepped(&'a StepReport),
+}
+
+/// The text of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// Tokens to learn from.
+    pub tokens: usize,
+    /// Windows that they fill.
+    pub windows: usize,
+    /// How often each window is read in the whole run.
+    pub times: f64,
+}
+
+impl Reading {
+    pub(crate) fn of(windows: &Windows, training: &TrainingConfig) -> Self {
+        let each = training.batch_size * training.accumulation;
+        let read = training.steps as f64 * each as f64;
+        let (tokens, windows) = (windows.tokens(), windows.len());
+        Self { tokens, windows, times: read / windows as f64 }
+    }
+}
+
+/// A sentence for the user.
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, windows, times } = self;
+        write!(f, "text: {tokens} tokens in {windows} windows, ")?;
+        if *times < 1.0 {
+            write!(f, "of which {:.0} % are read", 100.0 * times)
+        } else {
+            write!(f, "each read {times:.1} times")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_said_in_words() {
+        let said = |times| Reading { tokens: 2466, windows: 16, times }.to_string();
+        assert_eq!(said(1.5), "text: 2466 tokens in 16 windows, each read 1.5 times");
+        assert_eq!(said(0.25), "text: 2466 tokens in 16 windows, of which 25 % are read");
+    }
 }

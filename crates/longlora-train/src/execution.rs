@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytesize::ByteSize;
-use longlora_llama::{Footprint, Llama, Selection, device_memory};
+use longlora_llama::{Footprint, Llama, Selection, WeightStorage, device_memory};
 use sysinfo::System;
 
 use crate::config::TrainingConfig;
@@ -55,12 +55,23 @@ impl MemoryPlan {
         training: &TrainingConfig,
         length: usize,
     ) -> Self {
-        let footprint = Footprint::of(llama, selection);
+        Self::kept_as(WeightStorage::F32, llama, selection, training, length)
+    }
+
+    /// The same, where weights that were not read yet will be kept as `storage` says.
+    pub fn kept_as(
+        storage: WeightStorage,
+        llama: &Llama,
+        selection: &Selection,
+        training: &TrainingConfig,
+        length: usize,
+    ) -> Self {
+        let footprint = Footprint::kept_as(storage, llama, selection);
         let parallel = training.parallel.min(training.accumulation);
         let tokens = length * training.batch_size;
         let available = || {
-            // On the processor, the weights are there already.
-            device_memory(&llama.device()).unwrap_or_else(|| free_memory() + footprint.weights)
+            // On the processor, what was read of the weights is no longer free.
+            device_memory(&llama.device()).unwrap_or_else(|| free_memory() + footprint.read)
         };
         let share = || ByteSize((available() as f64 * DEFAULT_SHARE) as u64);
         let budget = training.memory.unwrap_or_else(share);

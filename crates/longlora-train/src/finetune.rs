@@ -1,20 +1,19 @@
 //! The recipe: the whole run, in reading order.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use longlora_adapters::{AdapterConfig, RopeConfig, RopeKind, RopeScaling};
 use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
 use longlora_llama::{
-    AdapterFacts, Llama, MAX_SHARD_BYTES, load_pretrained_as, model_files, save_adapter,
-    save_pretrained,
+    AdapterFacts, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
+    save_adapter, save_pretrained,
 };
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FinetuneConfig, HeldOut};
 use crate::error::TrainError;
-use crate::event::Event;
+use crate::event::{Event, Reading};
 use crate::execution::MemoryPlan;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
@@ -69,6 +68,27 @@ pub fn resume(
     go_on(&config, run, windows, state, stop, report)
 }
 
+/// What a run would read and hold in memory, as far as can be known without its weights: they are not read.
+///
+/// # Errors
+/// [`TrainError`], as [`finetune`] before its first step.
+pub fn preview(
+    config: &FinetuneConfig,
+    device: &Device,
+) -> Result<(Reading, MemoryPlan), TrainError> {
+    config.validate()?;
+    let (training, storage) = (&config.training, config.model.weights);
+    let base = LlamaConfig::read(&config.model.path)?;
+    if let Some(adapters) = &config.adapters {
+        base.check_new_adapters(adapters)?;
+    }
+    let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
+    let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
+    let (llama, selection) = (config.trainable(llama), config.selection());
+    let plan = MemoryPlan::kept_as(storage, &llama, &selection, training, config.context.length);
+    Ok((Reading::of(&windows, training), plan))
+}
+
 /// A run without checkpoints begins anew, but not where that would replace a result.
 fn refuse_finished(run: &RunFolder) -> Result<(), TrainError> {
     match [run.adapter(), run.model()].iter().find(|result| result.exists()) {
@@ -100,6 +120,7 @@ fn go_on(
 ) -> Result<Outcome, TrainError> {
     let training = &config.training;
     let selection = config.selection();
+    report(Event::Reading(&Reading::of(&windows, training)));
     let plan = MemoryPlan::new(&llama, &selection, training, config.context.length);
     report(Event::Planned(&plan));
     let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);
@@ -168,7 +189,7 @@ fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, Tra
     let model = &config.model;
     let mut llama = load_pretrained_as(&model.path, model.weights, &device.clone().autodiff())?;
     if let Some(adapters) = &config.adapters {
-        llama.config.check_adapters(adapters)?;
+        llama.config.check_new_adapters(adapters)?;
     }
     let context = &config.context;
     llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);
@@ -192,17 +213,29 @@ fn training_windows(
     llama: &Llama,
 ) -> Result<(Windows, Manifest), TrainError> {
     let corpus = Corpus::read(&config.data.path)?;
-    let (windows, _) = split(config, &corpus)?;
-    windows.check_vocabulary(llama.config.vocab_size)?;
+    let windows = windows(config, &corpus, llama.config.vocab_size)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
-    Ok((windows, manifest.with_model(&sources(&config.model.path)?)?))
+    let mut sources = model_files(&config.model.path)?;
+    let tokenizer = config.model.path.join("tokenizer.json");
+    if corpus.has_text() && tokenizer.exists() {
+        sources.push(tokenizer);
+    }
+    Ok((windows, manifest.with_model(&sources)?))
 }
 
-/// What a model is read from, and what turns text into its tokens.
-fn sources(model: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let tokenizers = ["tokenizer.json", "tokenizer.model"].map(|name| model.join(name));
-    let tokenizers = tokenizers.into_iter().filter(|path| path.exists());
-    Ok(model_files(model)?.into_iter().chain(tokenizers).collect())
+/// The windows to learn from, of which one at least is whole.
+fn windows(
+    config: &FinetuneConfig,
+    corpus: &Corpus,
+    vocab_size: usize,
+) -> Result<Windows, TrainError> {
+    let (windows, _) = split(config, corpus)?;
+    windows.check_vocabulary(vocab_size)?;
+    let (tokens, length) = (windows.tokens(), config.context.length);
+    if tokens < length {
+        return Err(TrainError::ShortText { path: config.data.path.clone(), tokens, length });
+    }
+    Ok(windows)
 }
 
 /// The held-out text of a run, as token ids: what its table of perplexities is measured on. Empty, if nothing was held

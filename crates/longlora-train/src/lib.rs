@@ -42,9 +42,9 @@ pub use config::{
     WindowOrder,
 };
 pub use error::TrainError;
-pub use event::Event;
+pub use event::{Event, Reading};
 pub use execution::{Execution, MemoryPlan};
-pub use finetune::{extended_rope, finetune, held_out_documents, resume};
+pub use finetune::{extended_rope, finetune, held_out_documents, preview, resume};
 pub use kept_input::InputsWait;
 pub use memory::peak_memory_bytes;
 pub use optimizer::Optimizer;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::Checkpoint;
 use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
-use crate::event::Event;
+use crate::event::{Event, Reading};
 use crate::execution::MemoryPlan;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
@@ -114,6 +114,7 @@ pub fn pretrain(
         (Checkpoint { step: 0, tokens: 0 }, llama, Optimizer::new(training, 0))
     };
     let plan = MemoryPlan::new(&llama, &Selection::Base, training, config.context_length);
+    report(Event::Reading(&Reading::of(&windows, training)));
     report(Event::Planned(&plan));
     let session = Session {
         run,

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! config.toml      the run as resolved: with it and the data the run can be repeated
-//! manifest.json    versions, seed, data hashes
+//! manifest.json    versions, seed, hashes of model and data
 //! metrics.jsonl    one line per step
 //! checkpoints/     to resume from
-//! adapter/         the result, in PEFT's format
+//! adapter/         the result, in PEFT's format; or model/, if every weight was trained
 //! report.md        what came out; report.html and report.json, too
 //! ```
 
@@ -99,7 +99,10 @@ impl Manifest {
         };
         let noted = !then.model.is_empty();
         let model = noted.then(|| differs(&self.model, &then.model, "the model")).flatten();
-        model.or_else(|| differs(&self.data, &then.data, "the list of files to learn from"))
+        let data = || differs(&self.data, &then.data, "the list of files to learn from");
+        let windows = |of: &Self| (of.seed, of.data_tokens, of.data_windows);
+        let settings = || (windows(self) != windows(then)).then(|| "`config.toml`".to_owned());
+        model.or_else(data).or_else(settings)
     }
 }
 
@@ -189,13 +192,17 @@ impl RunFolder {
         self.write("manifest.json", &format!("{json}\n"))
     }
 
-    /// What a run goes on with is what it began with.
+    /// What a run goes on with is what it began with; notes what was not noted then.
     pub(crate) fn refuse_other_sources(&self, now: &Manifest) -> Result<(), TrainError> {
-        let Some(changed) = now.changed_since(&self.read_manifest()?) else { return Ok(()) };
-        Err(TrainError::NotResumable {
-            path: self.path.clone(),
-            reason: format!("{changed} is no longer what the run began with; start a new run"),
-        })
+        let then = self.read_manifest()?;
+        match now.changed_since(&then) {
+            None if then.model.is_empty() => self.write_manifest(now),
+            None => Ok(()),
+            Some(changed) => Err(TrainError::NotResumable {
+                path: self.path.clone(),
+                reason: format!("{changed} is no longer what the run began with; start a new run"),
+            }),
+        }
     }
 
     fn read_manifest(&self) -> Result<Manifest, TrainError> {

@@ -25,16 +25,17 @@ pub(crate) struct AdapterArgs {
     /// Attach nothing, and train every weight: full fine-tuning. The result is a model, in the folder `model` of the run
     #[arg(long, conflicts_with_all = ADAPTER_OPTIONS)]
     full: bool,
-    /// Rank of the low-rank updates
+    /// Rank of the low-rank updates [default: 8]
     #[arg(long, value_name = "RANK", visible_alias = "lora-r")]
     lora_rank: Option<usize>,
-    /// Numerator of their scale, alpha / rank
+    /// Numerator of their scale, alpha / rank [default: 16]
     #[arg(long, value_name = "ALPHA")]
     lora_alpha: Option<f64>,
-    /// Share of a layer's input that is dropped before them
+    /// Share of a layer's input that is dropped before the low-rank updates [default: 0]
     #[arg(long, value_name = "PROBABILITY")]
     lora_dropout: Option<f64>,
-    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj [default: the
+    /// first four]
     #[arg(long, value_name = "MODULE,…", value_delimiter = ',')]
     lora_target: Option<Vec<TargetModule>>,
     /// Scale them by alpha / √rank: rank-stabilized LoRA
@@ -43,13 +44,13 @@ pub(crate) struct AdapterArgs {
     /// Train the magnitude of each output beside them: DoRA
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     use_dora: Option<bool>,
-    /// Train the norms
+    /// Train the norms [default: true]
     #[arg(long, value_name = "BOOL")]
     train_norm: Option<bool>,
-    /// Train the token embeddings
+    /// Train the token embeddings [default: true]
     #[arg(long, value_name = "BOOL")]
     train_embed: Option<bool>,
-    /// Train the head; one that is the embedding table gets a table of its own
+    /// Train the head; one that is the embedding table gets a table of its own [default: false]
     #[arg(long, value_name = "BOOL")]
     train_head: Option<bool>,
     /// Learnable RoPE offsets, which are not of LongLoRA [default: none]

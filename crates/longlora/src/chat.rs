@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use longlora_data::{ChatTemplate, Message};
 use longlora_llama::{CacheKind, KvCache};
 
+use crate::count::new_tokens;
 use crate::model::ModelArgs;
 use crate::say;
 use crate::writing::{Writer, WritingArgs};
@@ -22,7 +23,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Tokens of a reply at most
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = new_tokens())]
     max_new_tokens: usize,
     #[command(flatten)]
     writing: WritingArgs,

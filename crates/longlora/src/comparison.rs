@@ -1,6 +1,6 @@
 //! The table at the end of a run: what training was worth.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::Device;
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
@@ -108,6 +108,16 @@ pub(crate) fn load_finetuned(
     match config.adapters {
         Some(_) => load_stretched(base, weights, None, device, Some(&run.adapter())),
         None => load_stretched(&run.model(), weights, None, device, None),
+    }
+}
+
+/// A length in which nothing can be predicted is refused before anything is measured.
+pub(crate) fn refuse_short(option: &str, lengths: &[usize]) -> Result<()> {
+    match lengths.iter().find(|&&length| length < 2) {
+        None => Ok(()),
+        Some(length) => bail!(
+            "{option} has `{length}`, and nothing can be predicted in less than 2 tokens; use at least 2"
+        ),
     }
 }
 

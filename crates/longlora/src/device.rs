@@ -86,6 +86,20 @@ impl DeviceKind {
         }
     }
 
+    /// The devices of this machine that it reaches, at least one.
+    pub(crate) fn found(self) -> Result<Vec<Device>> {
+        let Some(devices) = self.devices() else {
+            bail!("this build cannot compute on `{}`; {}", self.name(), self.how_to_build());
+        };
+        ensure!(
+            !devices.is_empty(),
+            "there is no `{}` device on this machine: {}",
+            self.name(),
+            self.needs()
+        );
+        Ok(devices)
+    }
+
     /// How to get a build with it.
     pub(crate) fn how_to_build(self) -> String {
         format!("`cargo xtask build --device {}` makes one that can", self.name())
@@ -109,16 +123,8 @@ impl DeviceKind {
 impl DeviceName {
     fn open(self) -> Result<Device> {
         let kind = self.kind;
-        let Some(devices) = kind.devices() else {
-            bail!("this build cannot compute on `{}`; {}", kind.name(), kind.how_to_build());
-        };
+        let devices = kind.found()?;
         let count = devices.len();
-        ensure!(
-            count > 0,
-            "there is no `{}` device on this machine: {}",
-            kind.name(),
-            kind.needs()
-        );
         let device = devices.into_iter().nth(self.number).ok_or_else(|| {
             anyhow!(
                 "there is no `{self}` on this machine, the last one is `{}:{}`",
@@ -242,6 +248,19 @@ impl fmt::Display for DeviceName {
     }
 }
 
+impl FromStr for DeviceKind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some((name, _)) = text.split_once(':') {
+            bail!("`{text}` is one device; name its kind alone, `{name}`");
+        }
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+            anyhow!("`{text}` is no device; use {}", Self::ALL.map(Self::name).join(", "))
+        })
+    }
+}
+
 impl FromStr for DeviceName {
     type Err = anyhow::Error;
 
@@ -250,12 +269,7 @@ impl FromStr for DeviceName {
             Some((name, number)) => (name, Some(number)),
             None => (text, None),
         };
-        let Some(kind) = DeviceKind::ALL.into_iter().find(|kind| kind.name() == name) else {
-            bail!(
-                "`{name}` is no device; use {}",
-                DeviceKind::ALL.map(DeviceKind::name).join(", ")
-            );
-        };
+        let kind: DeviceKind = name.parse()?;
         let number = match number {
             None => 0,
             Some(_) if kind == DeviceKind::Flex => bail!("there is one processor; use `flex`"),
@@ -298,6 +312,16 @@ mod tests {
             let error = refused(&format!("cuda:{number}"));
             assert!(error.starts_with(&format!("`{number}` is no number")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_kind_is_named_without_a_number() {
+        for kind in DeviceKind::ALL {
+            assert_eq!(kind.name().parse::<DeviceKind>().unwrap(), kind);
+        }
+        let refused = |text: &str| text.parse::<DeviceKind>().unwrap_err().to_string();
+        assert_eq!(refused("tpu"), "`tpu` is no device; use flex, cuda, wgpu, vulkan, metal");
+        assert_eq!(refused("cuda:1"), "`cuda:1` is one device; name its kind alone, `cuda`");
     }
 
     #[test]

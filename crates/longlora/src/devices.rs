@@ -17,29 +17,24 @@ const MEMORY: usize = 2;
 ///
 /// The first column is what --device takes. What this build or this machine lacks stands below, with how to get it.
 #[derive(clap::Args)]
-pub(crate) struct Devices {}
+pub(crate) struct Devices {
+    /// Those of one kind alone: flex (the CPU), cuda, wgpu, vulkan or metal
+    #[arg(long, value_name = "KIND")]
+    device: Option<DeviceKind>,
+}
 
 impl Devices {
     pub(crate) fn run(self) -> Result<()> {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["device", "kind", "memory", "name"]);
-        let mut lacking = vec![];
-        for kind in DeviceKind::ALL {
-            let name = kind.name();
-            match kind.devices() {
-                None => lacking.push(format!("{name}: not in this build; {}", kind.how_to_build())),
-                Some(none) if none.is_empty() => {
-                    lacking.push(format!("{name}: not on this machine; {}", kind.needs()));
-                }
-                Some(devices) => {
-                    let numbered = devices.iter().enumerate();
-                    table.add_rows(
-                        numbered.map(|(number, device)| row(DeviceName { kind, number }, device)),
-                    );
-                }
+        let lacking = match self.device {
+            None => add_all(&mut table),
+            Some(kind) => {
+                add(&mut table, kind, &kind.found()?);
+                vec![]
             }
-        }
+        };
         if let Some(column) = table.column_mut(MEMORY) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -47,6 +42,27 @@ impl Devices {
         lacking.iter().for_each(|line| print(line));
         Ok(())
     }
+}
+
+/// Adds the devices of every kind; returns what there is to say of kinds without any.
+fn add_all(table: &mut Table) -> Vec<String> {
+    let mut lacking = vec![];
+    for kind in DeviceKind::ALL {
+        let name = kind.name();
+        match kind.devices() {
+            None => lacking.push(format!("{name}: not in this build; {}", kind.how_to_build())),
+            Some(none) if none.is_empty() => {
+                lacking.push(format!("{name}: not on this machine; {}", kind.needs()));
+            }
+            Some(devices) => add(table, kind, &devices),
+        }
+    }
+    lacking
+}
+
+fn add(table: &mut Table, kind: DeviceKind, devices: &[Device]) {
+    let numbered = devices.iter().enumerate();
+    table.add_rows(numbered.map(|(number, device)| row(DeviceName { kind, number }, device)));
 }
 
 /// The cells of a device. One that cannot be opened says why.

@@ -18,7 +18,7 @@ const RESULTS: &str = "results";
 /// Longer than any model reads. Questions are made before the model says how long they may be.
 const MOST_TOKENS: usize = 1 << 24;
 
-/// A mistyped length is refused before memory is full of its text.
+/// A length with some zeros too many is refused before memory is full of its text.
 pub(crate) fn refuse_endless(option: &str, lengths: &[usize]) -> Result<()> {
     match lengths.iter().find(|&&length| length > MOST_TOKENS) {
         None => Ok(()),

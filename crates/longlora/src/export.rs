@@ -74,8 +74,8 @@ struct FormatArgs {
     /// Type of the numbers in matrices [default: f32 for `convert`, bf16 for `export`]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatKind>,
-    /// Largest weight file of a folder, in bytes, with or without KB, MB or GB [default: 5GB]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    /// Largest weight file of a folder, in bytes, or with KB, MB, GB, KiB, MiB or GiB [default: 5GB]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     max_shard_size: Option<u64>,
     /// Tokens of the text that is read to compare what was written, at most the context [default: 512]
     #[arg(long, value_name = "TOKENS")]
@@ -403,16 +403,20 @@ fn has_tokenizer(model: &Path) -> bool {
     is_gguf(model) || model.join("tokenizer.json").exists()
 }
 
-/// `5000000`, `5MB` or `5 GB`; powers of ten, as Hugging Face counts.
+/// `5000000`, `5MB` or `5 GB` in powers of ten, as Hugging Face counts, `5GiB` in powers of two.
 fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+    let name = &text[digits.len()..];
+    let unit = match name.to_ascii_uppercase().as_str() {
         "" | "B" => 1,
         "KB" => 1_000,
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
-        other => return Err(format!("`{other}` is no unit; use KB, MB or GB")),
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        _ => return Err(format!("`{name}` is no unit; use KB, MB, GB, KiB, MiB or GiB")),
     };
     let number: u64 =
         digits.trim().parse().map_err(|_| "needs a whole number, as in 5GB".to_owned())?;
@@ -452,14 +456,25 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_in_powers_of_ten() {
-        let counted = [("5000000", 5_000_000), ("1b", 1), ("3KB", 3_000), ("5 GB", 5_000_000_000)];
+    fn bytes_are_counted_in_powers_of_ten_or_of_two() {
+        let counted = [
+            ("5000000", 5_000_000),
+            ("1b", 1),
+            ("3KB", 3_000),
+            ("5 GB", 5_000_000_000),
+            ("3kib", 3_072),
+            ("2 MiB", 2_097_152),
+            ("5GiB", 5_368_709_120),
+        ];
         for (text, expected) in counted {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "0GB", "MB", "-1", "1.5GB", "5XB", "5GiB", "99999999999999GB"] {
+        for text in ["", "0", "0GB", "MB", "-1", "1.5GB", "5XB", "5TiB", "99999999999999GB"] {
             assert!(bytes(text).is_err(), "{text}");
         }
-        assert_eq!(bytes("5XB"), Err("`XB` is no unit; use KB, MB or GB".to_owned()));
+        assert_eq!(
+            bytes("5XB"),
+            Err("`XB` is no unit; use KB, MB, GB, KiB, MiB or GiB".to_owned())
+        );
     }
 }

@@ -4,28 +4,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
-use bytesize::ByteSize;
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_llama::{LlamaConfig, Trainable, count_trainable};
 use longlora_train::{
-    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, Stop, WindowOrder, finetune,
-    held_out_documents, resume,
+    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, Stop, finetune, held_out_documents,
+    preview, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
-use crate::comparison::{Comparison, default_lengths};
+use crate::comparison::{Comparison, default_lengths, refuse_short};
 use crate::device::{DeviceArgs, description, is_processor};
 use crate::embedded;
 use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
 use crate::places::refuse_within;
 use crate::progress::{CtrlC, Progress};
+use crate::training_args::TrainingArgs;
 use crate::{print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
-const NOT_WITH_RESUME: [&str; 11] = [
+const NOT_WITH_RESUME: [&str; 22] = [
     "config",
     "model",
     "weights",
@@ -36,7 +36,18 @@ const NOT_WITH_RESUME: [&str; 11] = [
     "ContextArgs",
     "PatternArgs",
     "AdapterArgs",
-    "TrainingArgs",
+    "steps",
+    "learning_rate",
+    "rope_offset_learning_rate",
+    "warmup_steps",
+    "batch_size",
+    "accumulation",
+    "parallel",
+    "offload_activations",
+    "weight_decay",
+    "max_grad_norm",
+    "sequential",
+    "seed",
 ];
 
 /// Extend a model's context on your own documents.
@@ -45,14 +56,17 @@ const NOT_WITH_RESUME: [&str; 11] = [
 /// minutes on two cores. With --model, --data and --context-length, yours is. Ctrl-C finishes the step and saves;
 /// --resume goes on and ends bit for bit where the uninterrupted run would have.
 ///
-/// The run folder gets config.toml, manifest.json, metrics.jsonl, checkpoints, the adapter in PEFT's format, report.html.
+/// Defaults are LongLoRA's, with --model; the small model has settings of its own, which --dry-run prints.
+///
+/// The run folder gets config.toml, manifest.json, metrics.jsonl, checkpoints, the adapter in PEFT's format (with --full
+/// the whole model), report.html.
 #[derive(Args)]
 pub(crate) struct Finetune {
     /// Settings of the run, as the config.toml of an earlier one; options below override it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched
+    #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: Option<PathBuf>,
     /// How the matrices of the model are kept: bf16 takes half the memory of f32; what is trained stays f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
@@ -66,12 +80,13 @@ pub(crate) struct Finetune {
     /// Where the run goes; must not exist yet [default: the next free number below runs]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with an earlier run from its latest checkpoint; takes --device and the options of the table at the end
+    /// Go on with an earlier run from its latest checkpoint; takes --device, --memory, --save-every and the options of the table
+    /// at the end
     #[arg(long, value_name = "DIR", conflicts_with_all = NOT_WITH_RESUME)]
     resume: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print the resolved settings and stop
+    /// Check model, settings and text, print the settings, what would be trained and the memory that it takes, and stop
     #[arg(long)]
     dry_run: bool,
     #[command(flatten, next_help_heading = "Context")]
@@ -86,57 +101,11 @@ pub(crate) struct Finetune {
 
 #[derive(Args)]
 struct ContextArgs {
-    /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3
+    /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3 [default: linear]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeKind>,
     #[command(flatten)]
     pattern: PatternArgs,
-}
-
-#[derive(Args)]
-struct TrainingArgs {
-    /// Optimizer steps
-    #[arg(long, value_name = "STEPS", visible_alias = "max-steps")]
-    steps: Option<u64>,
-    /// Peak learning rate of everything but RoPE offsets
-    #[arg(long, value_name = "RATE", visible_alias = "lr")]
-    learning_rate: Option<f64>,
-    /// Peak learning rate of RoPE offsets
-    #[arg(long, value_name = "RATE")]
-    rope_offset_learning_rate: Option<f64>,
-    /// Steps of linear warm-up
-    #[arg(long, value_name = "STEPS")]
-    warmup_steps: Option<u64>,
-    /// Windows per micro-batch
-    #[arg(long, value_name = "WINDOWS")]
-    batch_size: Option<usize>,
-    /// Micro-batches per step
-    #[arg(long, value_name = "COUNT", visible_alias = "grad-accum")]
-    accumulation: Option<usize>,
-    /// Micro-batches that run side by side, each in memory of its own
-    #[arg(long, value_name = "COUNT")]
-    parallel: Option<usize>,
-    /// Memory that a step may take; the more, the less is computed twice [default: most of what is free]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<ByteSize>,
-    /// Keep the inputs of blocks in the host's memory between forward and backward; for GPUs
-    #[arg(long)]
-    offload_activations: bool,
-    /// Decoupled weight decay
-    #[arg(long, value_name = "DECAY")]
-    weight_decay: Option<f64>,
-    /// Largest norm of the whole gradient; 0 does not clip
-    #[arg(long, value_name = "NORM")]
-    max_grad_norm: Option<f64>,
-    /// Take windows as they stand in the text, instead of shuffled
-    #[arg(long)]
-    sequential: bool,
-    /// Steps between checkpoints; 0 saves at the end alone
-    #[arg(long, value_name = "STEPS")]
-    save_every: Option<u64>,
-    /// Every random number follows from it
-    #[arg(long, value_name = "SEED")]
-    seed: Option<u64>,
 }
 
 #[derive(Args)]
@@ -160,6 +129,12 @@ impl Finetune {
         if let Some(folder) = &self.resume {
             let run = RunFolder::open(folder)?;
             let mut config = FinetuneConfig::read(&run.config())?;
+            let before = config.clone();
+            self.training.change(&mut config.training);
+            if config != before {
+                config.validate()?;
+                run.write("config.toml", &config.to_toml())?;
+            }
             if let Some(path) = &self.held_out.eval_data {
                 config.data.held_out = HeldOut::Path(path.clone());
             }
@@ -170,7 +145,7 @@ impl Finetune {
         config.validate()?;
         if self.dry_run {
             print(&config.to_toml());
-            return Ok(());
+            return self.preview(config);
         }
         refuse_within(&out, &config.data.path)?;
         if let HeldOut::Path(path) = &config.data.held_out {
@@ -178,24 +153,40 @@ impl Finetune {
         }
         let ctrl_c = CtrlC::listen()?;
         let run = RunFolder::create(&out)?;
-        let done = self.unpack(&run).and_then(|()| self.train_and_measure(&config, &run, &ctrl_c));
+        let done =
+            self.unpack(run.path()).and_then(|()| self.train_and_measure(&config, &run, &ctrl_c));
         if done.is_err() {
             run.discard_unless_begun()?;
         }
         done
     }
 
-    fn unpack(&self, run: &RunFolder) -> Result<()> {
-        let embedded = self.config.is_none() && self.model.is_none();
-        if embedded { embedded::unpack(&run.path().join("embedded")) } else { Ok(()) }
+    fn unpack(&self, run: &Path) -> Result<()> {
+        if self.is_embedded() { embedded::unpack(&run.join("embedded")) } else { Ok(()) }
     }
 
-    fn train_and_measure(
-        &self,
-        config: &FinetuneConfig,
-        run: &RunFolder,
-        ctrl_c: &CtrlC,
-    ) -> Result<()> {
+    fn is_embedded(&self) -> bool {
+        self.config.is_none() && self.model.is_none()
+    }
+
+    /// All that is known before the weights are read.
+    fn preview(&self, mut config: FinetuneConfig) -> Result<()> {
+        let place = tempfile::tempdir().context("cannot create a temporary folder")?;
+        if self.is_embedded() {
+            self.unpack(place.path())?;
+            config = self.resolve(place.path())?;
+        }
+        let (device, base) = self.open(&config)?;
+        self.held_out.plan(&config, &base)?;
+        announce(&config, &base, &device);
+        let (reading, memory) = preview(&config, &device)?;
+        say(&reading.to_string());
+        say(&memory.to_string());
+        Ok(())
+    }
+
+    /// The device and the model, and that they suit the settings.
+    fn open(&self, config: &FinetuneConfig) -> Result<(Device, LlamaConfig)> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
         ensure!(
@@ -207,8 +198,22 @@ impl Finetune {
         if self.context.rope_scaling.is_some() {
             refuse_needless_scaling(&base, config.context.length)?;
         }
+        if let Some(adapters) = &config.adapters {
+            base.check_new_adapters(adapters)?;
+        }
+        Ok((device, base))
+    }
+
+    fn train_and_measure(
+        &self,
+        config: &FinetuneConfig,
+        run: &RunFolder,
+        ctrl_c: &CtrlC,
+    ) -> Result<()> {
+        let (device, base) = self.open(config)?;
         let table = self.held_out.plan(config, &base)?;
-        let trainable = self.announce(config, &base, run, &device);
+        let trainable = announce(config, &base, &device);
+        say(&format!("run folder: {}", run.path().display()));
         let outcome = self.train(run, config, &device, &ctrl_c.stop)?;
         ctrl_c.training_is_over();
         match (outcome, table) {
@@ -263,28 +268,6 @@ impl Finetune {
         Ok(config.absolute()?)
     }
 
-    /// What is about to happen, before it takes its time.
-    fn announce(
-        &self,
-        config: &FinetuneConfig,
-        base: &LlamaConfig,
-        run: &RunFolder,
-        device: &Device,
-    ) -> Trainable {
-        let llama = config.trainable(base.init(device));
-        let trainable = count_trainable(&llama, &config.selection());
-        let (from, to) = (base.rope.original_context(), config.context.length);
-        let model = config.model.path.display();
-        say(&if to > from {
-            format!("extending {model} from {from} to {to} tokens")
-        } else {
-            format!("training {model} at {to} of its {from} tokens")
-        });
-        say(&format!("{trainable}"));
-        say(&format!("run folder: {}", run.path().display()));
-        trainable
-    }
-
     fn train(
         &self,
         run: &RunFolder,
@@ -301,6 +284,21 @@ impl Finetune {
         progress.finish();
         Ok(outcome)
     }
+}
+
+/// What is about to happen, before it takes its time.
+fn announce(config: &FinetuneConfig, base: &LlamaConfig, device: &Device) -> Trainable {
+    let llama = config.trainable(base.init(device));
+    let trainable = count_trainable(&llama, &config.selection());
+    let (from, to) = (base.rope.original_context(), config.context.length);
+    let model = config.model.path.display();
+    say(&if to > from {
+        format!("extending {model} from {from} to {to} tokens")
+    } else {
+        format!("training {model} at {to} of its {from} tokens")
+    });
+    say(&format!("{trainable}"));
+    trainable
 }
 
 /// What the table at the end is measured on.
@@ -321,6 +319,7 @@ impl HeldOutArgs {
             say("nothing is held out, so there will be no table; --eval-data gives text for it");
             return Ok(None);
         }
+        refuse_short("--eval-lengths", self.eval_lengths.as_deref().unwrap_or_default())?;
         let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
         shorten(&mut documents, self.eval_tokens);
         let lengths = match &self.eval_lengths {
@@ -408,30 +407,6 @@ fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
     match config.adapters {
         Some(_) => format!("the adapter is in {}", run.adapter().display()),
         None => format!("the model is in {}", run.model().display()),
-    }
-}
-
-impl TrainingArgs {
-    fn apply(&self, config: &mut FinetuneConfig) {
-        config.seed = self.seed.unwrap_or(config.seed);
-        if self.sequential {
-            config.data.order = WindowOrder::Sequential;
-        }
-        let training = &mut config.training;
-        training.steps = self.steps.unwrap_or(training.steps);
-        training.warmup_steps = self.warmup_steps.unwrap_or(training.warmup_steps);
-        training.batch_size = self.batch_size.unwrap_or(training.batch_size);
-        training.accumulation = self.accumulation.unwrap_or(training.accumulation);
-        training.parallel = self.parallel.unwrap_or(training.parallel);
-        training.memory = self.memory.or(training.memory);
-        training.offload_activations |= self.offload_activations;
-        training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
-        training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
-        training.save_every = self.save_every.unwrap_or(training.save_every);
-        let rates = &mut training.learning_rates;
-        rates.lora = self.learning_rate.unwrap_or(rates.lora);
-        rates.norms_and_embeddings = self.learning_rate.unwrap_or(rates.norms_and_embeddings);
-        rates.rope_offsets = self.rope_offset_learning_rate.unwrap_or(rates.rope_offsets);
     }
 }
 

@@ -1,10 +1,12 @@
 //! `longlora generate`
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::count::new_tokens;
 use crate::model::ModelArgs;
 use crate::say;
 use crate::writing::{Writer, WritingArgs};
@@ -20,7 +22,7 @@ pub(crate) struct Generate {
     #[command(flatten)]
     prompt: Prompt,
     /// Tokens to add at most
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = new_tokens())]
     max_new_tokens: usize,
     #[command(flatten)]
     writing: WritingArgs,
@@ -44,18 +46,31 @@ impl Prompt {
     fn read(self) -> Result<String> {
         match (self.prompt, self.prompt_file) {
             (Some(text), _) => Ok(text),
-            (None, Some(path)) => fs::read_to_string(&path)
-                .with_context(|| format!("cannot read the prompt `{}`", path.display())),
-            (None, None) => std::io::read_to_string(std::io::stdin())
+            (None, Some(path)) => fs::read_to_string(&path).map_err(|error| {
+                let advice = advice(&error);
+                anyhow!("cannot read the prompt `{}`: {error}; {advice}", path.display())
+            }),
+            (None, None) => io::read_to_string(io::stdin())
                 .context("cannot read the prompt from standard input"),
         }
     }
 }
 
+/// What to do about a file that cannot be read.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::IsADirectory => "give a file",
+        ErrorKind::InvalidData => "give a text in UTF-8",
+        ErrorKind::PermissionDenied => "check its permissions",
+        _ => "check the path",
+    }
+}
+
 impl Generate {
     pub(crate) fn run(self) -> Result<()> {
+        let text = self.prompt.read()?;
         let writer = Writer::load(&self.model, &self.writing, self.max_new_tokens)?;
-        let prompt = writer.tokenizer.encode(&self.prompt.read()?)?;
+        let prompt = writer.tokenizer.encode(&text)?;
         ensure!(!prompt.is_empty(), "the prompt has no tokens; give some text");
         writer.check_vocabulary(&prompt)?;
         let reach = writer.llama.config.rope.max_position_embeddings;

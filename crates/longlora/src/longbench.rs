@@ -12,7 +12,7 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::exam::{ExamArgs, ask};
+use crate::exam::{ExamArgs, ask, refuse_endless};
 use crate::print;
 
 /// Questions about long texts: LongBench's tasks that are no summaries, QASPER and NarrativeQA.
@@ -65,7 +65,13 @@ impl Summarize {
 impl LongBenchArgs {
     fn run(&self, command: &str, wanted: impl Fn(LongBenchKind) -> bool) -> Result<()> {
         ensure!(self.limit != Some(0), "a --limit of `0` asks nothing; use at least 1");
+        refuse_endless("--context-length", &[self.context_length])?;
         let mut items = self.read()?;
+        ensure!(
+            !items.is_empty(),
+            "`{}` has no items; give LongBench's .jsonl, QASPER's .json, or the folder of NarrativeQA",
+            self.data.display()
+        );
         items.retain(|item| wanted(item.task.kind));
         ensure!(
             !items.is_empty(),
@@ -98,7 +104,7 @@ impl LongBenchArgs {
     fn read(&self) -> Result<Vec<LongBenchItem>> {
         let path: &Path = &self.data;
         ensure!(
-            self.set.is_none() || path.is_dir(),
+            self.set.is_none() || path.is_dir() || !path.exists(),
             "--set is of NarrativeQA's folder, and `{}` is none; leave it out",
             path.display()
         );

@@ -7,10 +7,13 @@ mod device;
 mod places;
 mod devices;
 mod progress;
+mod count;
+mod size;
 mod pattern;
 mod model;
 mod embedded;
 mod adapter_args;
+mod training_args;
 mod finetune;
 mod comparison;
 mod perplexity;
@@ -37,7 +40,7 @@ mod bench;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::{ExitCode, exit};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use longlora_kernels::keep_freed_memory;
 
 /// Extends the context window of a LLaMA on its owner's own documents, by LongLoRA: shifted sparse attention in
@@ -99,7 +102,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();
-    let command = match Cli::try_parse() {
+    let command = match parse() {
         Ok(cli) => cli.command,
         Err(answer) => return answer_instead(&answer),
     };
@@ -123,6 +126,21 @@ fn main() -> ExitCode {
             if error.is::<GateFailed>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Reads the command line. What is no number of an option is so told with the option's name.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut matches = with_negative_numbers(Cli::command()).try_get_matches()?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))
+}
+
+/// The same command, whose options take `-1` as their value instead of as an option that is not known.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let of_option = |arg: clap::Arg| {
+        let has_value = !arg.is_positional() && arg.get_action().takes_values();
+        arg.allow_negative_numbers(has_value)
+    };
+    command.mut_args(of_option).mut_subcommands(with_negative_numbers)
 }
 
 /// Something was measured and found wanting.

@@ -1,14 +1,17 @@
 //! A model to measure or to run, from the command line.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use longlora_adapters::RopeKind;
 use longlora_data::Tokenizer;
-use longlora_llama::{Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as};
+use longlora_llama::{
+    AdapterFacts, Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as,
+};
 use longlora_train::extended_rope;
 
 use crate::device::DeviceArgs;
@@ -25,8 +28,14 @@ pub(crate) fn refuse_needless_scaling(base: &LlamaConfig, length: usize) -> Resu
 
 /// What `--model` means: a path that exists; or else the name of a model that was fetched. Never asks the network.
 pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
+    let Err(error) = fs::metadata(given) else { return Ok(given.to_owned()) };
     let name = given.to_str().filter(|name| longlora_hub::is_model_name(name));
-    let Some(name) = name.filter(|_| !given.exists()) else { return Ok(given.to_owned()) };
+    let Some(name) = name else {
+        bail!(
+            "cannot open `{}`: {error}; check the path, or name a model that `longlora fetch OWNER/NAME` has fetched",
+            given.display()
+        );
+    };
     let fetched =
         longlora_hub::default_cache().and_then(|cache| longlora_hub::cached(name, &cache));
     fetched.with_context(|| {
@@ -34,7 +43,7 @@ pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
     })
 }
 
-/// How the matrices of a model are kept; everything is computed in f32.
+/// How the matrices of a model are kept; the CPU computes in f32 either way.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum WeightKind {
     /// 4 bytes per weight
@@ -68,8 +77,8 @@ pub(crate) fn refuse_unsupported(weights: WeightStorage, device: &Device) -> Res
 /// A base model, with an adapter or without.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched
+    #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: PathBuf,
     /// PEFT adapter folder, such as the `adapter` of a run
     #[arg(long, value_name = "DIR")]
@@ -96,6 +105,7 @@ impl ModelArgs {
         stretch: Option<(RopeKind, usize)>,
     ) -> Result<Llama> {
         let model = model_folder(&self.model)?;
+        self.check_adapter()?;
         if let Some((_, length)) = stretch {
             refuse_needless_scaling(&LlamaConfig::read(&model)?, length)?;
         }
@@ -109,6 +119,14 @@ impl ModelArgs {
         let device = self.device.open()?;
         refuse_unsupported(weights, &device)?;
         load_stretched(&model_folder(&self.model)?, weights, None, &device, None)
+    }
+
+    /// Refuses a folder that is no adapter's, before a model is read.
+    pub(crate) fn check_adapter(&self) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            AdapterFacts::read(adapter)?;
+        }
+        Ok(())
     }
 
     /// The adapter's folder.

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use longlora_data::Corpus;
 use longlora_eval::{HeatMap, NeedleConfig, NeedleKind, Question, needle_questions};
 
+use crate::count::at_least_one;
 use crate::exam::{ExamArgs, refuse_endless};
 use crate::heat::show;
 use crate::texts::texts;
@@ -16,7 +17,7 @@ use crate::texts::texts;
 pub(crate) struct Needle {
     #[command(flatten)]
     exam: ExamArgs,
-    /// Text to hide them in: a .txt, .md or .jsonl (field `text`) file, or a folder of them
+    /// Text to hide them in: a .txt, .md, .jsonl or .jsonl.gz (field `text`) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas
@@ -34,7 +35,7 @@ pub(crate) struct Needle {
     )]
     kinds: Vec<Kind>,
     /// Questions for each length, depth and kind
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = at_least_one())]
     trials: usize,
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
 
+use crate::count::at_least_one;
 use crate::exam::{ExamArgs, refuse_endless};
 use crate::heat::show;
 
@@ -28,7 +29,7 @@ pub(crate) struct Passkey {
     #[arg(long, value_name = "SHARE,…", value_delimiter = ',')]
     depths: Vec<f64>,
     /// Questions for each length and depth [default: 1; longlora: 10 for each length, landmark: 50]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one())]
     trials: Option<usize>,
     /// Longest text, for `longlora` in its measure of tokens, for `landmark` in characters of garbage [default: 32,000 and
     /// 38,000]

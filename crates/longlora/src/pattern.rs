@@ -7,16 +7,16 @@ use longlora_attention::{AttentionPattern, GroupSize, Shift};
 /// Attention pattern.
 #[derive(Args, Default)]
 pub(crate) struct PatternArgs {
-    /// Attention pattern
+    /// Attention pattern [default: shifted in training, full elsewhere]
     #[arg(long, value_name = "PATTERN")]
     attention: Option<PatternKind>,
     /// Tokens per group; an even number. The cost per token is then flat in the context length
     #[arg(long, value_name = "TOKENS", conflicts_with = "group_ratio")]
     group_size: Option<usize>,
-    /// Share of the context per group; LongLoRA's is 0.25
+    /// Share of the context per group [default: 0.25, LongLoRA's]
     #[arg(long, value_name = "RATIO")]
     group_ratio: Option<f64>,
-    /// Which groups are shifted by half a group
+    /// Which groups are shifted by half a group [default: half-heads]
     #[arg(long, value_name = "MODE")]
     shift: Option<ShiftKind>,
     /// Tokens that a token sees, itself included, with `--attention sliding-window`

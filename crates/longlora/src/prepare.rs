@@ -10,12 +10,13 @@ use crate::say;
 
 /// Make a file of token ids of documents, as LongLoRA's `pg19/validation.bin`: numbers of 2 bytes, nothing else.
 ///
-/// PG-19's folders of books and proof-pile's .jsonl.gz are read as they come. Every measurement takes such a file as its
-/// --data, and so do LongLoRA's own scripts.
+/// PG-19's folders of books and proof-pile's .jsonl.gz are read as they come. `finetune`, `compare`, `eval
+/// perplexity` and `eval retention` take such a file as their --data, and so do LongLoRA's own scripts.
 #[derive(clap::Args)]
 pub(crate) struct Prepare {
-    /// Whose tokenizer: a Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    /// Whose tokenizer: a Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has
+    /// fetched
+    #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: PathBuf,
     /// Text: a .txt, .md, .jsonl or .jsonl.gz (field `text`) file, or a folder of them
     #[arg(long, value_name = "PATH")]
@@ -37,6 +38,14 @@ impl Prepare {
             "`{}` is no .bin file; call it .bin, or .uint32.bin for 4 bytes per token",
             out.display()
         );
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            bail!(
+                "`{}` cannot be written: there is no folder `{}`; create it first, or name another file with --out",
+                out.display(),
+                folder.display()
+            );
+        }
         let tokenizer = Tokenizer::read(&model_folder(&self.model)?)?;
         let corpus = Corpus::read(&self.data)?;
         let mut documents = corpus.tokenize(Some(&tokenizer))?;

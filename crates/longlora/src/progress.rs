@@ -36,6 +36,7 @@ impl Progress {
     /// What a run has to tell.
     pub(crate) fn event(&mut self, event: Event<'_>) {
         match event {
+            Event::Reading(reading) => say(&reading.to_string()),
             Event::Planned(plan) => {
                 say(&plan.to_string());
                 if !plan.fits() {

@@ -8,6 +8,7 @@ use longlora_data::Corpus;
 use longlora_eval::{Grid, Interval, PerplexityConfig, PerplexityTable, Protocol, Retention};
 use longlora_llama::{Llama, LlamaConfig, WeightStorage};
 
+use crate::comparison::refuse_short;
 use crate::model::{ModelArgs, WeightKind};
 use crate::perplexity::measure;
 use crate::{GateFailed, print};
@@ -27,7 +28,8 @@ pub(crate) struct RetentionCheck {
     /// How the matrices of the model are kept: bf16 takes half the memory of f32
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
-    /// What to measure on: a .txt, .md, .jsonl (field `text`), .json or .bin (token ids) file, or a folder of them
+    /// What to measure on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of
+    /// them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas [default: the model's own, its half and its quarter]
@@ -55,6 +57,8 @@ impl RetentionCheck {
             "a --max-increase of `{}` is no share; use 0 or more",
             self.max_increase
         );
+        refuse_short("--lengths", &self.lengths)?;
+        self.model.check_adapter()?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;

@@ -9,6 +9,7 @@ use longlora_eval::{
 };
 use serde_json::json;
 
+use crate::count::at_least_one;
 use crate::exam::{ExamArgs, refuse_endless};
 use crate::print;
 use crate::texts::texts;
@@ -25,7 +26,7 @@ const LLAMA_2: f64 = 85.6;
 pub(crate) struct Ruler {
     #[command(flatten)]
     exam: ExamArgs,
-    /// Text to hide needles in: a .txt, .md or .jsonl (field `text`) file, or a folder of them
+    /// Text to hide needles in: a .txt, .md, .jsonl or .jsonl.gz (field `text`) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas
@@ -35,7 +36,7 @@ pub(crate) struct Ruler {
     #[arg(long, value_name = "TASK,…", value_delimiter = ',')]
     tasks: Vec<String>,
     /// Questions for each task and length; RULER has 500
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = at_least_one())]
     samples: usize,
     /// Questions with their documents: SQuAD's or HotpotQA's JSON, or JSONL with `question`, `answers` and `context`
     #[arg(long, value_name = "FILE")]

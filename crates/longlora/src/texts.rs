@@ -15,7 +15,7 @@ pub(crate) fn texts(corpus: &Corpus, path: &Path) -> Result<Vec<String>> {
         corpus.documents.iter().filter_map(|document| text(&document.content)).collect();
     ensure!(
         !texts.is_empty(),
-        "`{}` holds token ids alone; give text: .txt, .md or .jsonl",
+        "`{}` holds token ids alone; give text: .txt, .md, .jsonl or .jsonl.gz",
         path.display()
     );
     Ok(texts)

@@ -1,6 +1,7 @@
 //! LongBench's own files.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -25,10 +26,20 @@ struct Line {
 /// # Errors
 /// [`EvalError`], if the file cannot be read, or a line is none of LongBench.
 pub fn read_longbench(path: &Path) -> Result<Vec<LongBenchItem>, EvalError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| EvalError::DatasetFile { path: path.to_owned(), source })?;
+    let text = read_text(path)?;
     let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| item(path, index + 1, line)).collect()
+}
+
+/// The text of a dataset's file.
+pub(super) fn read_text(path: &Path) -> Result<String, EvalError> {
+    fs::read_to_string(path).map_err(|source| {
+        let path = path.to_owned();
+        match source.kind() {
+            ErrorKind::NotFound => EvalError::NoDataset { path },
+            _ => EvalError::DatasetFile { path, source },
+        }
+    })
 }
 
 fn item(path: &Path, number: usize, line: &str) -> Result<LongBenchItem, EvalError> {
@@ -118,6 +129,6 @@ mod tests {
         check_error(&TREC.replace(r#"["City", "Date"]"#, "null"), &["`all_classes`", "`trec`"]);
         check_error(&VCSUM.replace("vcsum", "lsht"), &["`all_classes`", "`lsht`"]);
         let error = read_longbench(Path::new("nowhere/lcc.jsonl")).unwrap_err().to_string();
-        assert!(error.contains("nowhere/lcc.jsonl"), "{error}");
+        assert!(error.contains("`nowhere/lcc.jsonl` does not exist"), "{error}");
     }
 }

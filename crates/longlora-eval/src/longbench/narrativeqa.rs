@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::items::read_text;
 use super::{LongBenchItem, LongBenchTask};
 use crate::EvalError;
 
@@ -34,8 +35,10 @@ struct Row {
 /// [`EvalError`], if a file cannot be read or is none of NarrativeQA, a story is missing, or there is no such set.
 pub fn read_narrativeqa(folder: &Path, set: &str) -> Result<Vec<LongBenchItem>, EvalError> {
     let path = folder.join("qaps.csv");
-    let text = fs::read_to_string(&path)
-        .map_err(|source| EvalError::DatasetFile { path: path.clone(), source })?;
+    if folder.is_dir() && !path.exists() {
+        return Err(EvalError::NotNarrativeQa { path: folder.to_owned() });
+    }
+    let text = read_text(&path)?;
     let task = LongBenchTask::named("narrativeqa").expect("it is in the table");
     let mut stories: HashMap<String, (Arc<str>, usize)> = HashMap::new();
     let mut items = vec![];
@@ -137,6 +140,19 @@ d1,test,Where is it?,By the river,At the river,Where is it ?,By the river,At the
     fn a_story_that_is_not_there_is_an_error() {
         check_error(ROWS, "train", &["d2.content", "download_stories.sh"]);
         check_error(&ROWS.replace("d1", "d3"), "test", &["d3.content", "download_stories.sh"]);
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read_narrativeqa(folder.path(), "test").unwrap_err().to_string();
+        let path = folder.path().display().to_string();
+        for part in [path.as_str(), "`qaps.csv`", "NarrativeQA"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let absent = folder.path().join("absent");
+        let error = read_narrativeqa(&absent, "test").unwrap_err().to_string();
+        assert!(error.contains("does not exist"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! QASPER's own files: questions about papers (arXiv:2105.03011).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::items::read_text;
 use super::{LongBenchItem, LongBenchTask};
 use crate::EvalError;
 
@@ -74,8 +74,7 @@ impl TryFrom<Kinds> for Answer {
 /// # Errors
 /// [`EvalError`], if the file cannot be read or is none of QASPER.
 pub fn read_qasper(path: &Path) -> Result<Vec<LongBenchItem>, EvalError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| EvalError::DatasetFile { path: path.to_owned(), source })?;
+    let text = read_text(path)?;
     let papers: BTreeMap<String, Paper> =
         serde_json::from_str(&text).map_err(|error| EvalError::BadDataset {
             dataset: "QASPER",
@@ -112,6 +111,8 @@ fn full_text(sections: &[Section]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read(json: &str) -> Result<Vec<LongBenchItem>, EvalError> {

@@ -76,8 +76,8 @@ impl RulerScores {
     }
 
     /// The 95 % interval of the [mean](Self::mean), in percent: Wilson's, as if every answer were all right or all wrong and all
-    /// tasks as hard as each other, which makes it rather too wide than too narrow. Where all answers are right, it still
-    /// tells few of them from many: ten of ten are at least 72.2 %.
+    /// tasks as hard as each other, which makes it rather too wide than too narrow where each task has as many answers. Where
+    /// all are right, it still tells few of them from many: ten of ten are at least 72.2 %.
     pub fn interval(&self, length: usize) -> Option<Interval> {
         let mean = self.mean(length)?;
         let tasks = self.rows.len() as f64;

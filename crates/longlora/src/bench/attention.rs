@@ -9,6 +9,7 @@ use longlora_llama::LlamaConfig;
 use longlora_train::peak_memory_bytes;
 use serde_json::json;
 
+use crate::count::{at_least_one, tokens};
 use crate::device::DeviceArgs;
 
 use super::operations::{attention_flop, visible_pairs};
@@ -25,7 +26,7 @@ pub(super) struct Attention {
     #[command(flatten)]
     device: DeviceArgs,
     /// Tokens of the window
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = tokens())]
     tokens: usize,
     /// Every token sees all earlier ones (the default)
     #[arg(long, conflicts_with = "group")]
@@ -34,7 +35,7 @@ pub(super) struct Attention {
     #[arg(long, value_name = "TOKENS")]
     group: Option<usize>,
     /// Times that it is computed; the median counts
-    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    #[arg(long, value_name = "TIMES", default_value_t = 3, value_parser = at_least_one())]
     repeat: usize,
 }
 

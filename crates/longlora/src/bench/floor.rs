@@ -10,7 +10,9 @@ use longlora_llama::{LlamaConfig, Selection};
 use longlora_train::MemoryPlan;
 use serde_json::{Value, json};
 
+use crate::count::{any_number, at_least_one};
 use crate::device::DeviceArgs;
+use crate::size::size;
 
 use super::gemm::square_rate;
 use super::operations::{Request, Sizes, StepWork, pairs_of_blocks};
@@ -29,13 +31,13 @@ pub(super) struct Floor {
     #[command(flatten)]
     window: WindowArgs,
     /// Memory that a step may take; it decides how much is computed twice [default: most of what is free]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     memory: Option<ByteSize>,
     /// Training steps to measure; 0 computes the floor alone
-    #[arg(long, value_name = "STEPS", default_value_t = 1)]
+    #[arg(long, value_name = "STEPS", default_value_t = 1, value_parser = any_number::<u64>())]
     steps: u64,
     /// Times that the product is computed which gives the machine's rate; the fastest counts
-    #[arg(long, value_name = "TIMES", default_value_t = 5)]
+    #[arg(long, value_name = "TIMES", default_value_t = 5, value_parser = at_least_one())]
     repeat: usize,
 }
 

@@ -7,6 +7,7 @@ use longlora_llama::load_pretrained;
 use longlora_train::peak_memory_bytes;
 use serde_json::json;
 
+use crate::count::{at_least_one, tokens};
 use crate::device::DeviceArgs;
 
 use super::seconds::Seconds;
@@ -21,10 +22,10 @@ pub(super) struct Forward {
     #[command(flatten)]
     device: DeviceArgs,
     /// Tokens of the window
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = tokens())]
     tokens: usize,
     /// Times that it is computed; the median counts
-    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    #[arg(long, value_name = "TIMES", default_value_t = 3, value_parser = at_least_one())]
     repeat: usize,
 }
 

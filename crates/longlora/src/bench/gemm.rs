@@ -6,6 +6,7 @@ use longlora_kernels::linear;
 use longlora_llama::LlamaConfig;
 use serde_json::{Value, json};
 
+use crate::count::at_least_one;
 use crate::device::DeviceArgs;
 
 use super::seconds::Seconds;
@@ -25,7 +26,7 @@ pub(super) struct Gemm {
     #[command(flatten)]
     device: DeviceArgs,
     /// Times that each product is computed; the fastest counts
-    #[arg(long, value_name = "TIMES", default_value_t = 5)]
+    #[arg(long, value_name = "TIMES", default_value_t = 5, value_parser = at_least_one())]
     repeat: usize,
 }
 

@@ -13,7 +13,9 @@ use longlora_train::{
 };
 use serde_json::json;
 
+use crate::count::any_number;
 use crate::device::DeviceArgs;
+use crate::size::size;
 
 use super::seconds::{Seconds, warm_up};
 use super::subject::Subject;
@@ -30,10 +32,10 @@ pub(super) struct Step {
     #[command(flatten)]
     window: WindowArgs,
     /// Memory that a step may take; `1B` runs every block again [default: most of what is free]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     memory: Option<ByteSize>,
     /// Steps to take, all on the same window; the median counts
-    #[arg(long, value_name = "STEPS", default_value_t = 3)]
+    #[arg(long, value_name = "STEPS", default_value_t = 3, value_parser = any_number::<u64>())]
     steps: u64,
 }
 
@@ -98,6 +100,7 @@ impl Steps {
         let run = RunFolder::create(&place.path().join("run"))?;
         let (mut plan, mut reports) = (None, vec![]);
         finetune(&config, &run, device, &Stop::default(), &mut |event| match event {
+            Event::Reading(_) => {}
             Event::Planned(planned) => plan = Some(*planned),
             Event::Stepped(step) => reports.push(step.clone()),
         })?;

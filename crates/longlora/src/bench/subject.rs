@@ -22,8 +22,8 @@ const FIRST_TOKEN: usize = 1000;
 pub(super) struct Subject {
     #[command(flatten)]
     model: ShapeArgs,
-    /// What to read, from its token 1,000 on: a .txt, .md, .jsonl (field `text`) or .json (token ids) file [default:
-    /// random ids]
+    /// What to read, from its token 1,000 on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids)
+    /// file [default: random ids]
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
 }
@@ -31,9 +31,9 @@ pub(super) struct Subject {
 /// A model of which the sizes alone matter.
 #[derive(Args)]
 pub(super) struct ShapeArgs {
-    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched [default: random weights in
-    /// the shape of SmolLM2-135M]
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched [default: random
+    /// weights in the shape of SmolLM2-135M]
+    #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: Option<PathBuf>,
 }
 

@@ -4,11 +4,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use longlora_attention::{AttentionPattern, GroupSize, Shift};
 
+use crate::count::tokens;
+
 /// A training window.
 #[derive(Args)]
 pub(super) struct WindowArgs {
     /// Tokens of the window
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = tokens())]
     pub(super) tokens: usize,
     /// Who sees whom
     #[arg(long, value_name = "PATTERN")]

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use longlora_data::{Corpus, Tokenizer};
 use longlora_llama::write_atomically;
 use longlora_train::{FinetuneConfig, HeldOut};
@@ -47,6 +47,18 @@ impl Text {
         let (train_sha256, held_out_sha256) =
             (sha256(&json), sha256(&serde_json::to_vec(&held_out)?));
         Ok(Self { train: PathBuf::new(), json, train_sha256, held_out, held_out_sha256 })
+    }
+
+    /// Checks that some document is as long as each of the lengths to measure at.
+    pub(super) fn refuse_longer(&self, lengths: &[usize]) -> Result<()> {
+        let longest = self.held_out.iter().map(Vec::len).max().unwrap_or_default();
+        match lengths.iter().find(|&&length| length > longest) {
+            None => Ok(()),
+            Some(length) => bail!(
+                "--eval-lengths has `{length}`, and of the longest held-out document `{longest}` tokens are used; give \
+                 longer text with --eval-data, raise --eval-tokens, or measure a shorter length"
+            ),
+        }
     }
 
     /// Writes what is trained on into a folder.

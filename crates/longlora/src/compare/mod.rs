@@ -16,7 +16,8 @@ use longlora_adapters::RopeKind;
 use longlora_llama::{LlamaConfig, count_trainable};
 use longlora_train::{FinetuneConfig, HeldOut, RunFolder};
 
-use crate::comparison::{default_lengths, load_finetuned};
+use crate::comparison::{default_lengths, load_finetuned, refuse_short};
+use crate::count::any_number;
 use crate::device::DeviceArgs;
 use crate::embedded;
 use crate::fingerprint::fingerprint;
@@ -38,8 +39,8 @@ use training::{Cost, Interrupt, Trained, TrainingFailed, Workshop};
 /// seed is added to what is there; other settings need another folder.
 #[derive(clap::Args)]
 pub(crate) struct Compare {
-    /// Hugging Face model folder, or the name of a model that `longlora fetch` has fetched
-    #[arg(long, value_name = "DIR|OWNER/NAME", requires = "data", requires = "context_length")]
+    /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched
+    #[arg(long, value_name = "PATH|OWNER/NAME", requires = "data", requires = "context_length")]
     model: Option<PathBuf>,
     /// Text: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
@@ -81,7 +82,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
     eval_tokens: usize,
     /// Passkeys for each length and depth; 0 leaves them out
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = any_number::<usize>())]
     passkey_trials: usize,
     #[command(flatten)]
     device: DeviceArgs,
@@ -91,6 +92,17 @@ pub(crate) struct Compare {
 struct Plan {
     method: &'static Method,
     training: Option<FinetuneConfig>,
+}
+
+/// A comparison whose settings are possible, and belong to its folder.
+struct Begun {
+    base: LlamaConfig,
+    /// To measure at, in tokens.
+    lengths: Vec<usize>,
+    text: Text,
+    model_sha256: String,
+    ledger: Ledger,
+    plans: Vec<Plan>,
 }
 
 /// What every row is made with.
@@ -106,20 +118,17 @@ impl Compare {
     pub(crate) fn run(self) -> Result<()> {
         let interrupt = Interrupt::listen()?;
         ensure!(!self.seeds.is_empty(), "name at least one seed with --seeds");
+        refuse_short("--eval-lengths", &self.eval_lengths)?;
         let chosen = self.chosen()?;
         let config = self.config()?;
-        let base = extendable(&config)?;
-        let lengths = self.lengths(&base, config.context.length);
-        let mut text = Text::read(&config, self.eval_tokens)?;
-        let model_sha256 =
-            fingerprint(&[&config.model.path], &format!("{:?}", config.model.weights))?;
-        self.make_folders()?;
-        let settings = self.settings(&config, &text, &lengths, &model_sha256);
-        let names = chosen.iter().map(|method| method.name.to_owned());
-        let mut ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
-        let plans = self.plans(&config, &ledger)?;
-        // Not before the folder is known to be of these settings, and these to be possible.
-        ledger.save()?;
+        self.device.open()?;
+        let is_new = !self.out.exists();
+        let begun = self.begin(&config, &chosen);
+        // A folder that was there before is not ours to remove.
+        if is_new && begun.is_err() {
+            self.discard()?;
+        }
+        let Begun { base, lengths, mut text, model_sha256, mut ledger, plans } = begun?;
         text.leave_in(&self.out)?;
         let device = self.device.to_string();
         let mut summary = Summary::new(&config, base.rope.original_context(), &lengths, &device);
@@ -131,6 +140,36 @@ impl Compare {
         say(&format!("the report is {}", self.out.join("report.html").display()));
         ensure!(failures.is_empty(), "{}", failures.join("; "));
         Ok(())
+    }
+
+    /// All that can be refused after the options alone, up to the settings that the folder keeps.
+    fn begin(&self, config: &FinetuneConfig, chosen: &[&Method]) -> Result<Begun> {
+        if self.model.is_none() {
+            embedded::unpack(&self.out.join("embedded"))?;
+        }
+        let base = extendable(config)?;
+        let lengths = self.lengths(&base, config.context.length);
+        let text = Text::read(config, self.eval_tokens)?;
+        text.refuse_longer(&lengths)?;
+        let model_sha256 =
+            fingerprint(&[&config.model.path], &format!("{:?}", config.model.weights))?;
+        self.make_folders()?;
+        let settings = self.settings(config, &text, &lengths, &model_sha256);
+        let names = chosen.iter().map(|method| method.name.to_owned());
+        let ledger = Ledger::open(&self.out, settings, names, &self.seeds)?;
+        let plans = self.plans(config, &ledger)?;
+        // Not before the folder is known to be of these settings, and these to be possible.
+        ledger.save()?;
+        Ok(Begun { base, lengths, text, model_sha256, ledger, plans })
+    }
+
+    /// Removes the folder, which this command has made.
+    fn discard(&self) -> Result<()> {
+        if !self.out.exists() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&self.out)
+            .with_context(|| format!("cannot remove `{}`", self.out.display()))
     }
 
     fn make_folders(&self) -> Result<()> {
@@ -274,10 +313,7 @@ impl Compare {
             (Some(model), Some(data), Some(length)) => {
                 FinetuneConfig::longlora(model_folder(model)?, data.clone(), length)
             }
-            _ => {
-                embedded::unpack(&self.out.join("embedded"))?;
-                embedded::config(&self.out)?
-            }
+            _ => embedded::config(&self.out)?,
         };
         if let Some(data) = &self.data {
             config.data.path.clone_from(data);

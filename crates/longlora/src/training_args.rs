@@ -1,0 +1,122 @@
+//! How long, how fast and in what memory is trained, from the command line.
+
+use bytesize::ByteSize;
+use clap::Args;
+use longlora_train::{FinetuneConfig, TrainingConfig, WindowOrder};
+
+use crate::size::size;
+
+/// Optimization, and what it may take.
+#[derive(Args)]
+pub(crate) struct TrainingArgs {
+    /// Optimizer steps [default: 1000]
+    #[arg(long, value_name = "STEPS", visible_alias = "max-steps")]
+    steps: Option<u64>,
+    /// Peak learning rate of everything but RoPE offsets [default: 2e-5]
+    #[arg(long, value_name = "RATE", visible_alias = "lr")]
+    learning_rate: Option<f64>,
+    /// Peak learning rate of RoPE offsets [default: 1e-4]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) rope_offset_learning_rate: Option<f64>,
+    /// Steps of linear warm-up [default: 20]
+    #[arg(long, value_name = "STEPS")]
+    warmup_steps: Option<u64>,
+    /// Windows per micro-batch [default: 1]
+    #[arg(long, value_name = "WINDOWS")]
+    batch_size: Option<usize>,
+    /// Micro-batches per step [default: 8]
+    #[arg(long, value_name = "COUNT", visible_alias = "grad-accum")]
+    accumulation: Option<usize>,
+    /// Micro-batches that run side by side, each in memory of its own [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    parallel: Option<usize>,
+    /// Memory that a step may take; the more, the less is computed twice [default: most of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    memory: Option<ByteSize>,
+    /// Keep the inputs of blocks in the host's memory between forward and backward; for GPUs
+    #[arg(long)]
+    offload_activations: bool,
+    /// Decoupled weight decay [default: 0]
+    #[arg(long, value_name = "DECAY")]
+    weight_decay: Option<f64>,
+    /// Largest norm of the whole gradient; 0 does not clip [default: 1]
+    #[arg(long, value_name = "NORM")]
+    max_grad_norm: Option<f64>,
+    /// Take windows as they stand in the text, instead of shuffled
+    #[arg(long)]
+    sequential: bool,
+    /// Steps between checkpoints; 0 saves at the end alone [default: 100]
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<u64>,
+    /// Every random number follows from it [default: 0]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+}
+
+impl TrainingArgs {
+    /// What may change between two parts of a run: its numbers do not depend on it.
+    pub(crate) fn change(&self, training: &mut TrainingConfig) {
+        training.memory = self.memory.or(training.memory);
+        training.save_every = self.save_every.unwrap_or(training.save_every);
+    }
+
+    /// What is not said stays as it is.
+    pub(crate) fn apply(&self, config: &mut FinetuneConfig) {
+        config.seed = self.seed.unwrap_or(config.seed);
+        if self.sequential {
+            config.data.order = WindowOrder::Sequential;
+        }
+        self.change(&mut config.training);
+        let training = &mut config.training;
+        training.steps = self.steps.unwrap_or(training.steps);
+        training.warmup_steps = self.warmup_steps.unwrap_or(training.warmup_steps);
+        training.batch_size = self.batch_size.unwrap_or(training.batch_size);
+        training.accumulation = self.accumulation.unwrap_or(training.accumulation);
+        training.parallel = self.parallel.unwrap_or(training.parallel);
+        training.offload_activations |= self.offload_activations;
+        training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
+        training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
+        let rates = &mut training.learning_rates;
+        rates.lora = self.learning_rate.unwrap_or(rates.lora);
+        rates.norms_and_embeddings = self.learning_rate.unwrap_or(rates.norms_and_embeddings);
+        rates.rope_offsets = self.rope_offset_learning_rate.unwrap_or(rates.rope_offsets);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        training: TrainingArgs,
+    }
+
+    #[test]
+    fn help_tells_the_defaults_of_the_recipe() {
+        let config = FinetuneConfig::longlora("model".into(), "data".into(), 8);
+        let training = &config.training;
+        let rates = &training.learning_rates;
+        assert!(rates.lora == rates.norms_and_embeddings);
+        let program = Program::command();
+        let check = |option: &str, default: &str| {
+            let arg = program.get_arguments().find(|arg| arg.get_id() == option).unwrap();
+            let help = arg.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "{option}: {help}");
+        };
+        check("steps", &training.steps.to_string());
+        check("learning_rate", &format!("{:e}", rates.lora));
+        check("rope_offset_learning_rate", &format!("{:e}", rates.rope_offsets));
+        check("warmup_steps", &training.warmup_steps.to_string());
+        check("batch_size", &training.batch_size.to_string());
+        check("accumulation", &training.accumulation.to_string());
+        check("parallel", &training.parallel.to_string());
+        check("weight_decay", &training.weight_decay.to_string());
+        check("max_grad_norm", &training.max_grad_norm.to_string());
+        check("save_every", &training.save_every.to_string());
+        check("seed", &config.seed.to_string());
+    }
+}
