@@ -43,7 +43,10 @@ impl Reading {
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tokens, windows, times } = self;
-        write!(f, "text: {tokens} tokens in {windows} windows, ")?;
+        match windows {
+            1 => write!(f, "text: {tokens} tokens in one window, ")?,
+            _ => write!(f, "text: {tokens} tokens in {windows} windows, ")?,
+        }
         if *times < 1.0 {
             write!(f, "of which {:.0} % are read", 100.0 * times)
         } else {

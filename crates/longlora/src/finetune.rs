@@ -180,8 +180,9 @@ impl Finetune {
         self.held_out.plan(&config, &base)?;
         announce(&config, &base, &device);
         let (reading, memory) = preview(&config, &device)?;
-        say(&reading.to_string());
-        say(&memory.to_string());
+        let mut progress = Progress::new();
+        progress.event(Event::Reading(&reading));
+        progress.event(Event::Planned(&memory));
         Ok(())
     }
 
