@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::cli::{check_mistake, longlora, text};
 use crate::fixture::golden;
+use crate::place::names;
 
 /// The words of a command, with the tiny model in place of `MODEL`.
 fn words(command: &str) -> Vec<String> {
@@ -39,15 +40,6 @@ fn check_value(command: &str, needles: &[&str]) {
 
 fn empty() -> TempDir {
     TempDir::new().expect("a temporary folder")
-}
-
-/// The names of what is in a folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

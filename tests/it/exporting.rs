@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::cli::{check_mistake, longlora, text};
 use crate::fixture::{golden, json, model_with, read, write, write_json};
+use crate::place::names;
 use crate::writing::included;
 
 /// What an export leaves in a folder besides weights and tokenizer.
@@ -59,15 +60,6 @@ fn check_done(here: &Path, out: &str, args: &[&str]) -> String {
     let compared = said.lines().filter(|line| line.contains("logits differ by at most")).count();
     assert!(compared > 0 && said.contains("positions 0 to 63"), "{said}");
     said
-}
-
-/// What is in a folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// What a model writes, greedily.
