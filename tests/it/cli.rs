@@ -297,7 +297,7 @@ fn a_run_ends_in_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let folder = TempDir::new().expect("a temporary folder");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_longlora"))
+    let child = Command::new(env!("CARGO_BIN_EXE_longlora"))
         .args(["finetune", "--steps", "100000", "--out", "run"])
         .current_dir(folder.path())
         .stderr(Stdio::piped())
@@ -312,8 +312,11 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(interrupt.expect("kill starts").success());
 
-    assert_eq!(child.wait().expect("the program ends").code(), Some(0));
+    let output = child.wait_with_output().expect("the program ends");
     let steps = fs::read_to_string(metrics).expect("the metrics").lines().count();
+    assert_eq!(output.status.code(), Some(1), "the adapter is not there yet");
+    let how = format!("stopped after step {steps}; go on with: finetune --resume run");
+    assert_eq!(last_line(&output), how);
     let checkpoint = folder.path().join(format!("run/checkpoints/step-{steps:06}"));
     assert!(checkpoint.join("state.json").exists(), "no checkpoint of step {steps}");
 }

@@ -2,7 +2,7 @@
 
 use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
-use crate::linear::Updated;
+use crate::updated::Updated;
 
 /// The forwards.
 #[backend_extension(Autodiff, Flex, Cube: cfg(feature = "gpu"))]

@@ -14,13 +14,33 @@ pub fn written<R: Send>(
     chunk: usize,
     write: impl Fn(usize, &mut [f32]) -> R + Sync,
 ) -> (Vec<f32>, Vec<R>) {
+    let mut returned = Vec::with_capacity(len.div_ceil(chunk));
+    let numbers =
+        written_in_rounds(len, chunk, usize::MAX, write, |of_chunk| returned.push(of_chunk));
+    (numbers, returned)
+}
+
+/// As [`written`], but what is returned goes to `take`, in the order of the chunks and soon: no more of it waits than what
+/// `at_once` chunks return; at least 1.
+pub fn written_in_rounds<R: Send>(
+    len: usize,
+    chunk: usize,
+    at_once: usize,
+    write: impl Fn(usize, &mut [f32]) -> R + Sync,
+    mut take: impl FnMut(R),
+) -> Vec<f32> {
     let mut numbers = Box::new_uninit_slice(len);
-    let chunks = numbers.par_chunks_mut(chunk).enumerate();
-    let returned = chunks.map(|(index, chunk)| write(index, cleared(chunk))).collect();
+    let rounds = numbers.chunks_mut(chunk.saturating_mul(at_once)).enumerate();
+    for (round, numbers) in rounds {
+        let chunks = numbers.par_chunks_mut(chunk).enumerate();
+        let returned: Vec<R> =
+            chunks.map(|(index, chunk)| write(round * at_once + index, cleared(chunk))).collect();
+        returned.into_iter().for_each(&mut take);
+    }
     // SAFETY: the chunks are all of it, and each was cleared; a panic would have ended this function before.
     #[expect(unsafe_code, reason = "only this shows that every chunk was cleared")]
     let numbers = unsafe { numbers.assume_init() };
-    (numbers.into_vec(), returned)
+    numbers.into_vec()
 }
 
 /// Two arrays side by side, as [`written`].
@@ -73,6 +93,20 @@ mod tests {
                 |i: usize| if i.is_multiple_of(chunk) { 1.0 + (i / chunk) as f32 } else { 0.0 };
             assert_eq!(numbers, (0..len).map(expected).collect::<Vec<_>>());
             assert_eq!(sizes.iter().sum::<usize>(), len);
+        }
+    }
+
+    #[test]
+    fn what_chunks_return_is_taken_in_their_order_in_every_size_of_rounds() {
+        for at_once in [1, 2, 3, 100, usize::MAX] {
+            let mut taken = vec![];
+            let write = |index: usize, chunk: &mut [f32]| {
+                chunk.fill(index as f32);
+                index
+            };
+            let numbers = written_in_rounds(9, 2, at_once, write, |index| taken.push(index));
+            assert_eq!(numbers, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0]);
+            assert_eq!(taken, [0, 1, 2, 3, 4]);
         }
     }
 

@@ -16,6 +16,7 @@ mod allocation;
 mod backend;
 mod cross_entropy;
 mod device_memory;
+mod updated;
 mod linear;
 mod flex;
 #[cfg(feature = "gpu")]

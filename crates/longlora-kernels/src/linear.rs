@@ -10,6 +10,7 @@ use burn::tensor::{DType, Tensor, assert_shape};
 use crate::backend::{RowBackend, RowGradient};
 use crate::fused::{takes, takes_beside};
 use crate::reference;
+use crate::updated::Updated;
 
 /// `x·W`. A frozen weight gets no gradient, and its input is not kept; it may be stored in bf16. What is computed is of `x`'s
 /// type.
@@ -112,18 +113,6 @@ pub(crate) fn tracked<B: RowGradient, C: CheckpointStrategy>(
 
 #[derive(Debug)]
 struct UpdateBackward;
-
-/// What the backward of an updated layer reads.
-#[derive(Debug, Clone)]
-pub(crate) struct Updated<B: RowGradient> {
-    pub(crate) x: FloatTensor<B>,
-    pub(crate) weight: FloatTensor<B>,
-    pub(crate) a: FloatTensor<B>,
-    pub(crate) b: FloatTensor<B>,
-    pub(crate) scale: f64,
-    /// `scale · x·A`: `[rows, rank]`
-    pub(crate) low: FloatTensor<B>,
-}
 
 impl<B: RowGradient> Backward<B, 3> for UpdateBackward {
     type State = Updated<B>;

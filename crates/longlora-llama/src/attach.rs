@@ -12,8 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::block::Block;
 use crate::config::LlamaConfig;
 use crate::error::LlamaError;
+use crate::feed_forward::FeedForward;
 use crate::llama::Llama;
-use crate::mlp::FeedForward;
 use crate::parameters::identify_by_path;
 use crate::storage::widened;
 

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::attention::SelfAttention;
 use crate::cache::{CachedPass, LayerCache};
-use crate::mlp::FeedForward;
+use crate::feed_forward::FeedForward;
 use crate::norm::normed;
 use crate::pass::Pass;
 

@@ -3,8 +3,6 @@
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::llama::Llama;
-
 /// The type of the activations: of everything that passes from layer to layer. Sums inside an operation, losses, gradients of
 /// what is trained, and the optimizer are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,13 +30,6 @@ impl ComputeType {
     /// The type of losses and long sums.
     pub fn of_sums(self) -> DType {
         if self == Self::F64 { DType::F64 } else { DType::F32 }
-    }
-}
-
-impl Llama {
-    /// The same weights, computing in another type.
-    pub fn computing_in(self, compute: ComputeType) -> Self {
-        Self { compute, ..self }
     }
 }
 

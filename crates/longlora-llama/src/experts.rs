@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::config::LlamaConfig;
-    use crate::mlp::FeedForward;
+    use crate::feed_forward::FeedForward;
 
     fn experts(per_token: usize) -> Experts {
         let Value::Object(config) = json!({

@@ -6,8 +6,9 @@ use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
 use crate::block::{Block, TOKENS_PER_TILE};
+use crate::feed_forward::FeedForward;
 use crate::llama::Llama;
-use crate::mlp::{FeedForward, Mlp};
+use crate::mlp::Mlp;
 use crate::parameters::Selection;
 use crate::storage::{WeightStorage, is_narrow};
 use crate::trainable::count_trainable;

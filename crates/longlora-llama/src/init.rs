@@ -9,8 +9,9 @@ use crate::block::Block;
 use crate::compute::ComputeType;
 use crate::config::LlamaConfig;
 use crate::experts::Experts;
+use crate::feed_forward::FeedForward;
 use crate::llama::{Llama, LlamaModel};
-use crate::mlp::{FeedForward, Mlp};
+use crate::mlp::Mlp;
 
 /// As transformers draws them.
 const INITIALIZER: Initializer = Initializer::Normal { mean: 0.0, std: 0.02 };

@@ -64,6 +64,11 @@ impl Llama {
         in_type(rows, self.compute.dtype())
     }
 
+    /// The same weights, computing in another type.
+    pub fn computing_in(self, compute: ComputeType) -> Self {
+        Self { compute, ..self }
+    }
+
     /// Final hidden states, after the last norm.
     ///
     /// # Shapes

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::llama::Llama;
 use crate::names::checkpoint_name;
-use crate::parameters::Role;
+use crate::role::Role;
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens";
 pub(crate) const HEAD: &str = "lm_head";

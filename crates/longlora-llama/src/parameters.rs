@@ -14,6 +14,7 @@ use crate::error::LlamaError;
 use crate::files::safetensors_dtype;
 use crate::llama::Llama;
 use crate::names::checkpoint_name;
+use crate::role::Role;
 use crate::storage::WeightStorage;
 
 /// Some of a model's parameters.
@@ -23,30 +24,6 @@ pub enum Selection {
     Base,
     /// What an adapter trains: its own tensors, and the norms, embeddings and head if it says so.
     Adapter(AdapterConfig),
-}
-
-/// What a parameter is for, by its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Lora,
-    RopeOffset,
-    Norm,
-    Embedding,
-    Head,
-    Weight,
-}
-
-impl Role {
-    pub(crate) fn of(path: &str) -> Self {
-        match path.rsplit_once('.') {
-            Some((_, "lora_a" | "lora_b" | "magnitude")) => Self::Lora,
-            Some((_, "delta")) => Self::RopeOffset,
-            Some((_, "gamma")) => Self::Norm,
-            Some((layer, "weight")) if layer.ends_with("embed_tokens") => Self::Embedding,
-            Some(("lm_head", "weight")) => Self::Head,
-            _ => Self::Weight,
-        }
-    }
 }
 
 impl Selection {

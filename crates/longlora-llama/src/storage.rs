@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::compute::ComputeType;
-use crate::parameters::Role;
+use crate::role::Role;
 
 /// The type in which large matrices are kept: those of linear layers, the embedding table and the head. Everything else,
 /// and everything that is trained, is kept in f32.

@@ -6,7 +6,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 use crate::llama::Llama;
-use crate::parameters::{Role, Selection};
+use crate::parameters::Selection;
+use crate::role::Role;
 
 /// Numbers of parameters by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

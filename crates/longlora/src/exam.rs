@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_data::ChatTemplate;
@@ -15,18 +15,6 @@ use crate::say;
 
 /// Where answers go, unless another file is named.
 const RESULTS: &str = "results";
-/// Longer than any model reads. Questions are made before the model says how long they may be.
-const MOST_TOKENS: usize = 1 << 24;
-
-/// A length with some zeros too many is refused before memory is full of its text.
-pub(crate) fn refuse_endless(option: &str, lengths: &[usize]) -> Result<()> {
-    match lengths.iter().find(|&&length| length > MOST_TOKENS) {
-        None => Ok(()),
-        Some(length) => bail!(
-            "{option} of `{length}` tokens are more than any model reads; use at most {MOST_TOKENS}"
-        ),
-    }
-}
 
 /// A model that is asked, and how.
 #[derive(Args)]

@@ -22,7 +22,7 @@ use crate::pattern::PatternArgs;
 use crate::places::refuse_within;
 use crate::progress::{CtrlC, Progress};
 use crate::training_args::TrainingArgs;
-use crate::{print, say};
+use crate::{Stopped, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
 const NOT_WITH_RESUME: [&str; 22] = [
@@ -225,7 +225,9 @@ impl Finetune {
             }
             (Outcome::Stopped { step }, _) => {
                 let path = run.path().display();
-                say(&format!("stopped after step {step}; go on with: finetune --resume {path}"));
+                let how =
+                    format!("stopped after step {step}; go on with: finetune --resume {path}");
+                return Err(Stopped(how).into());
             }
         }
         Ok(())

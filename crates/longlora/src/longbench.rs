@@ -12,7 +12,8 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::exam::{ExamArgs, ask, refuse_endless};
+use crate::count::{at_least_one, tokens};
+use crate::exam::{ExamArgs, ask};
 use crate::print;
 
 /// Questions about long texts: LongBench's tasks that are no summaries, QASPER and NarrativeQA.
@@ -43,10 +44,10 @@ struct LongBenchArgs {
     #[arg(long, value_name = "SET")]
     set: Option<String>,
     /// Tokens of prompt and answer; what is longer loses its middle
-    #[arg(long, value_name = "TOKENS", visible_alias = "context-size")]
+    #[arg(long, value_name = "TOKENS", visible_alias = "context-size", value_parser = tokens())]
     context_length: usize,
     /// The first so many items of each task alone
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one())]
     limit: Option<usize>,
 }
 
@@ -64,8 +65,6 @@ impl Summarize {
 
 impl LongBenchArgs {
     fn run(&self, command: &str, wanted: impl Fn(LongBenchKind) -> bool) -> Result<()> {
-        ensure!(self.limit != Some(0), "a --limit of `0` asks nothing; use at least 1");
-        refuse_endless("--context-length", &[self.context_length])?;
         let mut items = self.read()?;
         ensure!(
             !items.is_empty(),

@@ -122,7 +122,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {}", in_one_sentence(&error)));
+            let word = if error.is::<Stopped>() { "" } else { "error: " };
+            say(&format!("{word}{}", in_one_sentence(&error)));
             if error.is::<GateFailed>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
@@ -144,16 +145,14 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 }
 
 /// Something was measured and found wanting.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct GateFailed(String);
 
-impl std::fmt::Display for GateFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for GateFailed {}
+/// Ctrl-C: what was asked for is not there yet, and how to go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Stopped(String);
 
 /// An error with its causes, each said once: most of ours end with their cause already.
 fn in_one_sentence(error: &anyhow::Error) -> String {

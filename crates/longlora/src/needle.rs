@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use longlora_data::Corpus;
 use longlora_eval::{HeatMap, NeedleConfig, NeedleKind, Question, needle_questions};
 
-use crate::count::at_least_one;
-use crate::exam::{ExamArgs, refuse_endless};
+use crate::count::{at_least_one, tokens};
+use crate::exam::ExamArgs;
 use crate::heat::show;
 use crate::texts::texts;
 
@@ -21,7 +21,7 @@ pub(crate) struct Needle {
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas
-    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', required = true, value_parser = tokens())]
     lengths: Vec<usize>,
     /// Where the needle stands, from 0 (the beginning) to 1, separated by commas
     #[arg(long, value_name = "SHARE,…", value_delimiter = ',', default_values_t = [0.0, 0.25, 0.5, 0.75, 1.0])]
@@ -64,7 +64,6 @@ impl From<Kind> for NeedleKind {
 
 impl Needle {
     pub(crate) fn run(self) -> Result<()> {
-        refuse_endless("--lengths", &self.lengths)?;
         let documents = texts(&Corpus::read(&self.data)?, &self.data)?;
         let prompter = self.exam.prompter()?;
         let mut questions: Vec<Question> = vec![];

@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
 
-use crate::count::at_least_one;
-use crate::exam::{ExamArgs, refuse_endless};
+use crate::count::{at_least_one, tokens};
+use crate::exam::ExamArgs;
 use crate::heat::show;
 
 /// Where the number stands, unless it is said.
@@ -23,7 +23,7 @@ pub(crate) struct Passkey {
     #[arg(long, value_name = "PROTOCOL", default_value = "grid")]
     protocol: ProtocolKind,
     /// Context lengths in tokens, separated by commas, for `grid`
-    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', value_parser = tokens())]
     lengths: Vec<usize>,
     /// Where the number stands, from 0 (the beginning) to 1, separated by commas, for `grid` [default: 0,0.25,0.5,0.75,1]
     #[arg(long, value_name = "SHARE,…", value_delimiter = ',')]
@@ -33,10 +33,10 @@ pub(crate) struct Passkey {
     trials: Option<usize>,
     /// Longest text, for `longlora` in its measure of tokens, for `landmark` in characters of garbage [default: 32,000 and
     /// 38,000]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = tokens())]
     max: Option<usize>,
     /// Distance of two lengths, for `longlora` [default: 1000]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = tokens())]
     interval: Option<usize>,
 }
 
@@ -84,9 +84,6 @@ impl Passkey {
             "--max goes with `--protocol longlora` and `landmark`; name the --lengths"
         );
         ensure!(!grid || !self.lengths.is_empty(), "name the context lengths with --lengths");
-        refuse_endless("--lengths", &self.lengths)?;
-        refuse_endless("--max", self.max.as_slice())?;
-        ensure!(self.interval != Some(0), "an --interval of `0` has no end; use at least 1");
         Ok(match self.protocol {
             ProtocolKind::Grid => PasskeyProtocol::Grid {
                 lengths: self.lengths.clone(),

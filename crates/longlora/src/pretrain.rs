@@ -7,7 +7,7 @@ use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceArgs;
 use crate::progress::{CtrlC, Progress};
-use crate::say;
+use crate::{Stopped, say};
 
 /// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
 ///
@@ -53,12 +53,12 @@ impl Pretrain {
             run.discard_unless_begun()?;
         }
         let outcome = outcome?;
-        match outcome {
-            Outcome::Finished(_) => say(&format!("the model is in {}", self.out.display())),
-            Outcome::Stopped { step } => {
-                say(&format!("stopped after step {step}; the same command goes on"));
-            }
+        if let Outcome::Stopped { step } = outcome {
+            return Err(
+                Stopped(format!("stopped after step {step}; the same command goes on")).into()
+            );
         }
+        say(&format!("the model is in {}", self.out.display()));
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::count::at_least_one;
-use crate::exam::{ExamArgs, refuse_endless};
+use crate::count::{at_least_one, tokens};
+use crate::exam::ExamArgs;
 use crate::print;
 use crate::texts::texts;
 
@@ -30,7 +30,7 @@ pub(crate) struct Ruler {
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Context lengths in tokens, separated by commas
-    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "TOKENS,…", value_delimiter = ',', required = true, value_parser = tokens())]
     lengths: Vec<usize>,
     /// Tasks, separated by commas [default: all 13, or 11 without --qa-data]
     #[arg(long, value_name = "TASK,…", value_delimiter = ',')]
@@ -53,7 +53,6 @@ impl Ruler {
             "an --effective-share of `{}` is none; use a number above 0, up to 1",
             self.effective_share
         );
-        refuse_endless("--lengths", &self.lengths)?;
         let prompter = self.exam.prompter()?;
         let texts = texts(&Corpus::read(&self.data)?, &self.data)?;
         let qa = self.qa_data.as_deref().map(read_qa_items).transpose()?.unwrap_or_default();

@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
-use crate::linear::Updated;
+use crate::updated::Updated;
 
 use super::tensors::in_type;
 

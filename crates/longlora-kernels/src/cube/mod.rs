@@ -16,7 +16,7 @@ use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 
 use crate::backend::{HeadBackend, RowBackend, RowGradient};
-use crate::linear::Updated;
+use crate::updated::Updated;
 
 use cross_entropy::Problem;
 use tensors::zeros;

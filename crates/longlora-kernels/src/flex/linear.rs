@@ -11,11 +11,13 @@ use rayon::prelude::*;
 use super::floats;
 use super::matrix::{Matrix, add_product, product, wide_product};
 use super::narrow;
-use crate::chunks::{both_written, written};
+use crate::chunks::{both_written, written, written_in_rounds};
 
 /// Rows of a chunk, where there are many. The `gemm` crate packs the weight for each chunk anew: at 512 rows that is a
 /// thirtieth of the work, and there are still enough chunks for many cores.
 const ROWS: usize = 512;
+/// Chunks whose shares of an update's gradients wait to be added up: of rank 256 and a layer of 4,096, 8 MiB each.
+const AT_ONCE: usize = 16;
 /// Rows below which all cores share one product.
 const FEW_ROWS: usize = 64;
 
@@ -175,7 +177,7 @@ pub(super) fn backward_with_update(
         .map(|(data, width)| Matrix::of_rows(data, width));
     let rows = x.shape()[0];
     let chunk = rows_per_chunk(rows);
-    let (dx, parts) = written(rows * d_input, (chunk * d_input).max(1), |index, dx| {
+    let of_chunk = |index: usize, dx: &mut [f32]| {
         let count = dx.len() / d_input;
         let [x, low, d_out] = [x, low, d_out].map(|all| all.rows(index * chunk, count));
         let mut d_low = vec![0.0; count * rank];
@@ -187,12 +189,13 @@ pub(super) fn backward_with_update(
         product(&mut da, x.transposed(), d_low, 1.0);
         product(&mut db, low.transposed(), d_out, 1.0);
         (da, db)
-    });
+    };
     let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
-    for (of_a, of_b) in parts {
+    let (len, chunk_len) = (rows * d_input, (chunk * d_input).max(1));
+    let dx = written_in_rounds(len, chunk_len, AT_ONCE, of_chunk, |(of_a, of_b)| {
         add(&mut da, &of_a);
         add(&mut db, &of_b);
-    }
+    });
     UpdateGradient { dx, da, db }
 }
 

@@ -15,7 +15,7 @@ use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
 use crate::backend::{HeadBackend, RowBackend, RowGradient};
-use crate::linear::Updated;
+use crate::updated::Updated;
 
 use cross_entropy::Problem;
 use linear::UpdateGradient;

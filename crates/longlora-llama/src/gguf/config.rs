@@ -4,6 +4,7 @@ use longlora_gguf::{GgufFile, Metadata, Value as Entry};
 use serde_json::{Map, Value, json};
 
 use super::rope;
+use super::shortest::shortest;
 use crate::config::LlamaConfig;
 use crate::error::LlamaError;
 
@@ -185,9 +186,4 @@ pub(super) fn write(config: &LlamaConfig, architecture: &str, metadata: &mut Met
         count("expert_used_count", experts.per_token);
     }
     put("attention.layer_norm_rms_epsilon", Entry::F32(config.rms_norm_eps as f32));
-}
-
-/// The shortest decimal number that is `value` as an f32: 1e-5, not 9.999999747378752e-6.
-pub(super) fn shortest(value: f64) -> f64 {
-    (value as f32).to_string().parse().expect("a printed number can be read")
 }

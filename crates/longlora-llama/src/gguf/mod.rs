@@ -13,6 +13,7 @@ mod names;
 mod read;
 mod rope;
 mod rows;
+mod shortest;
 mod write;
 
 pub(crate) use read::{load, read_config};

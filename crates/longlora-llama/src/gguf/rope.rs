@@ -7,7 +7,7 @@ use longlora_adapters::{RopeConfig, RopeScaling};
 use longlora_gguf::{GgufFile, Metadata, Value as Entry};
 use serde_json::{Map, Value, json};
 
-use super::config::shortest;
+use super::shortest::shortest;
 use crate::config::LlamaConfig;
 use crate::error::LlamaError;
 

@@ -1,7 +1,5 @@
 //! Training one method, in a process of its own: its peak memory is then its own, and what was begun is gone on with.
 
-use std::error::Error;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::Arc;
@@ -14,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Text, sha256};
 use super::method::Method;
+use crate::Stopped;
 
 /// A trained method.
 pub(super) struct Trained {
@@ -67,11 +66,11 @@ impl Workshop {
             write_atomically(&file, toml.as_bytes())?;
             self.finetune(method, &file, &run)?;
         }
-        ensure!(
-            is_finished(&run, &config),
-            "training was stopped; the same command goes on with it in `{}`",
-            run.display()
-        );
+        if !is_finished(&run, &config) {
+            let run = run.display();
+            let how = format!("training was stopped; the same command goes on with it in `{run}`");
+            return Err(Stopped(how).into());
+        }
         let run = RunFolder::open(&run)?;
         let cost = Cost::read(&run, config.training.steps)?;
         Ok(Trained { config, run, cost })
@@ -99,16 +98,9 @@ impl Workshop {
 }
 
 /// A method that could not be trained; why, its process has said.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0} could not be trained; what went wrong stands above")]
 pub(super) struct TrainingFailed(&'static str);
-
-impl fmt::Display for TrainingFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} could not be trained; what went wrong stands above", self.0)
-    }
-}
-
-impl Error for TrainingFailed {}
 
 /// Whether the result is there: the file that is written last.
 fn is_finished(run: &Path, config: &FinetuneConfig) -> bool {

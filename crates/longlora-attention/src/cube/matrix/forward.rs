@@ -6,8 +6,8 @@ use cubecl::prelude::*;
 use super::fragment::{COLUMNS, Pair, ROWS, zeros};
 use super::products::{add_weighted, rows_with_columns};
 use super::softmax::{LOW, hide, weigh};
-use super::stage::{commit, copy_rows, rows_of, stride, wait_for_all_but};
-use super::tiles::MatrixTiles;
+use super::stage::{commit, copy_rows, rows_of, wait_for_all_but};
+use super::tiles::{MatrixTiles, stride};
 
 /// `(out, lse)` of one tile of queries of one head; see [`super::forward`].
 ///

@@ -9,8 +9,8 @@ use cubecl::prelude::*;
 
 use super::fragment::{COLUMNS, Pair, ROWS, zeros};
 use super::products::{add_weighted, rows_with_columns};
-use super::stage::{commit, copy_rows, exp2, rows_of, stride, wait_for_all_but};
-use super::tiles::MatrixTiles;
+use super::stage::{commit, copy_rows, exp2, rows_of, wait_for_all_but};
+use super::tiles::{MatrixTiles, stride};
 
 /// `dk` and `dv` of one tile of keys of one head; see [`super::backward`].
 #[cube(launch_unchecked, address_type = "dynamic")]

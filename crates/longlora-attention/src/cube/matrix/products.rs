@@ -6,8 +6,7 @@ use super::fragment::{
     COLUMNS, DEPTH, Pair, ROWS, Sums, VECTOR, add_products, left, narrowed, right_of_columns,
     right_of_rows, zeros,
 };
-use super::stage::stride;
-use super::tiles::MatrixTiles;
+use super::tiles::{MatrixTiles, stride};
 
 /// Of the rows of this plane with all columns: one sum over the entries of a head for each pair of a row of `rows` and a
 /// row of `columns`, `blocks × columns / 8` tiles.

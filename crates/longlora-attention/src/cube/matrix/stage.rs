@@ -4,12 +4,7 @@ use cubecl::prelude::barrier::copy_async;
 use cubecl::prelude::*;
 
 use super::fragment::VECTOR;
-use super::tiles::MatrixTiles;
-
-/// Vectors from one row of a stage to the next: one more than a row has, so that eight rows lie in different banks.
-pub(super) const fn stride(head_dim: usize) -> usize {
-    head_dim / VECTOR + 1
-}
+use super::tiles::{MatrixTiles, stride};
 
 /// The rows of one head, and where they lie in a tensor; counted in vectors.
 #[derive(CubeType, Clone, Copy)]

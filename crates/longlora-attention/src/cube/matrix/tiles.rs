@@ -1,6 +1,6 @@
 //! How large the pieces of one cube are.
 
-use super::stage::stride;
+use super::fragment::VECTOR;
 
 /// Of a kernel that keeps its own rows in registers and walks over the columns of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,4 +47,9 @@ pub(in crate::cube) struct GradientTiles {
     pub(in crate::cube) queries: MatrixTiles,
     /// Rows are keys.
     pub(in crate::cube) keys: MatrixTiles,
+}
+
+/// Vectors from one row of a stage to the next: one more than a row has, so that eight rows lie in different banks.
+pub(super) const fn stride(head_dim: usize) -> usize {
+    head_dim / VECTOR + 1
 }
