@@ -5,7 +5,7 @@
 //! be compared with. Without a folder it scores three answers of its own.
 //!
 //! ```text
-//! passage_count              1 answer    100.00
+//! passage_count              1 answer     100.00
 //! qasper                     2 answers    75.00
 //! ```
 
@@ -73,6 +73,7 @@ fn show(name: &str, predictions: &[Prediction]) -> Result<()> {
         task.scoring(classes).score(&prediction.pred, &prediction.answers)
     });
     let count = predictions.len();
+    ensure!(count > 0, "there is no answer to {name}");
     let mean = 100.0 * scores.sum::<f64>() / count as f64;
     let noun = if count == 1 { "answer " } else { "answers" };
     println!("{name:<22} {count:>5} {noun} {mean:>9.2}");

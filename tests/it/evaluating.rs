@@ -116,6 +116,11 @@ fn ruler_tells_scores_and_an_effective_context() {
     for part in ["niah_single_1", "vt", "effective context"] {
         assert!(shown.contains(part), "{shown}");
     }
+    let mean = json(folder.path(), &args)["means"][0].clone();
+    let [low, value, high] =
+        ["low", "mean", "high"].map(|part| mean["interval"][part].as_f64().unwrap());
+    assert_eq!(mean["length"], 1024);
+    assert!(low <= value && value <= high && low < high, "{mean}");
     check_mistake(
         folder.path(),
         &[&args[..8], &["--tasks", "niah"]].concat(),

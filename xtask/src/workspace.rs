@@ -1,7 +1,7 @@
 //! What cargo knows of this workspace, and the Rust files in it.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::{env, fs, io};
 
 use anyhow::Context;
 use serde_json::Value;
@@ -40,7 +40,10 @@ pub(crate) struct SourceFile {
 impl Workspace {
     /// Asks cargo.
     pub(crate) fn read(sh: &Shell) -> anyhow::Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
+        // Of the workspace that cargo was called in: with a shared target directory this program may come from another copy.
+        let ours =
+            env::var_os("CARGO_MANIFEST_DIR").context("call this program as `cargo xtask`")?;
+        let manifest = Path::new(&ours).with_file_name("Cargo.toml");
         let arguments = ["--no-deps", "--format-version", "1", "--manifest-path"];
         let metadata = cmd!(sh, "cargo metadata {arguments...} {manifest}").quiet().read()?;
         let metadata: Value = serde_json::from_str(&metadata).context("reading cargo metadata")?;

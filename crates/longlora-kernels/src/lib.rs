@@ -34,6 +34,8 @@ mod tests;
 
 pub use allocation::keep_freed_memory;
 pub use cross_entropy::{LossAndGradient, logits_at_once, loss_and_gradient, nll};
+#[cfg(feature = "gpu")]
+pub use cube::room;
 pub use device_memory::device_memory;
 pub use linear::{linear, linear_with_update};
 pub use pull_back::pull_back;

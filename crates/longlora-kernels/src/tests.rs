@@ -31,16 +31,46 @@ fn error<const D: usize>(ours: Tensor<D>, theirs: Tensor<D>) -> f64 {
     (ours - theirs).abs().max().into_scalar::<f64>() / largest.max(f64::MIN_POSITIVE)
 }
 
+/// On a GPU, with guards around all that its kernels write. Products are burn's own.
+fn guarded<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "gpu")]
+    return crate::room::guarded(work).0;
+    #[cfg(not(feature = "gpu"))]
+    work()
+}
+
+/// Each kernel asks for the room of what it writes, so that [`guarded`] guards it.
+#[cfg(feature = "gpu")]
+#[test]
+fn kernels_write_into_rooms() {
+    let rooms = |work: &dyn Fn()| crate::room::guarded(work).1;
+    let x = || random([2, 3, 6], 1.0, 1);
+    let backward = |y: Tensor<3>| drop(y.sum().backward());
+    assert_eq!(rooms(&|| backward(swiglu(x(), x()))), 3);
+    assert!(rooms(&|| backward(rms_norm(x(), random([6], 1.0, 2), 1e-6))) >= 3);
+    let (heads, table) = (random([1, 2, 3, 6], 1.0, 3), random([1, 3, 3], 1.0, 4));
+    let turn = || rotate(heads.clone(), table.clone(), table.clone());
+    assert!(rooms(&|| drop(turn().sum().backward())) >= 4);
+    let (hidden, head) = (random([5, 8], 1.0, 1), random([8, 9], 1.0, 2));
+    let (hidden, head) = (hidden.without_autodiff(), head.without_autodiff());
+    let loss = || loss_and_gradient(hidden.clone(), head.clone(), &[1, 2, 3, 4, 5], 1.0, true);
+    assert!(rooms(&|| drop(loss())) >= 2);
+}
+
 /// Values and gradients of both, for the same cotangent.
 #[track_caller]
 fn check<const D: usize>(
-    ours: Tensor<D>,
+    ours: impl FnOnce() -> Tensor<D>,
     theirs: Tensor<D>,
     gradients: impl Fn(&burn::tensor::Gradients) -> Vec<Tensor<1>>,
 ) {
-    let cotangent = random(ours.dims(), 1.0, 99).detach();
-    assert!(error(ours.clone().detach(), theirs.clone().detach()) < 1e-6, "the values differ");
-    let of_ours = gradients(&(ours * cotangent.clone()).sum().backward());
+    let cotangent = random(theirs.dims(), 1.0, 99).detach();
+    let (ours, of_ours) = guarded(|| {
+        let ours = ours();
+        let of_ours = gradients(&(ours.clone() * cotangent.clone()).sum().backward());
+        (ours, of_ours)
+    });
+    assert!(error(ours.detach(), theirs.clone().detach()) < 1e-6, "the values differ");
     let of_theirs = gradients(&(theirs * cotangent).sum().backward());
     for (index, (ours, theirs)) in of_ours.into_iter().zip(of_theirs).enumerate() {
         let error = error(ours, theirs);
@@ -57,9 +87,12 @@ fn swiglu_is_silu_times_the_input() {
     for (shape, scale) in [([2, 3, 5], 4.0), ([1, 700, 130], 30.0), ([1, 1, 1], 1.0)] {
         let (gate, up) = (random(shape, scale, 1), random(shape, 2.0, 2));
         let inputs = (gate.clone(), up.clone());
-        check(swiglu(gate.clone(), up.clone()), reference::swiglu(gate, up), |gradients| {
-            vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)]
-        });
+        let theirs = reference::swiglu(gate.clone(), up.clone());
+        check(
+            || swiglu(gate, up),
+            theirs,
+            |gradients| vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)],
+        );
     }
 }
 
@@ -79,9 +112,11 @@ fn rms_norm_divides_by_the_root_of_the_mean_square() {
         let (x, gamma) = (random(shape, scale, 1), random([shape[2]], 2.0, 2));
         let inputs = (x.clone(), gamma.clone());
         let theirs = reference::rms_norm(x.clone(), gamma.clone(), 1e-5);
-        check(rms_norm(x, gamma, 1e-5), theirs, |gradients| {
-            vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)]
-        });
+        check(
+            || rms_norm(x, gamma, 1e-5),
+            theirs,
+            |gradients| vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)],
+        );
     }
 }
 
@@ -91,7 +126,7 @@ fn a_frozen_norm_passes_the_gradient_on() {
     let (x, gamma) = (random([1, 9, 6], 1.0, 1), frozen([6], 1.0, 2));
     let theirs = reference::rms_norm(x.clone(), gamma.clone(), 1e-6);
     let input = x.clone();
-    check(rms_norm(x, gamma, 1e-6), theirs, |gradients| vec![gradient(&input, gradients)]);
+    check(|| rms_norm(x, gamma, 1e-6), theirs, |gradients| vec![gradient(&input, gradients)]);
 }
 
 /// Tables shared by heads, by kv groups and by none; heads contiguous, and as a projection leaves them.
@@ -116,7 +151,7 @@ fn check_rotate(
     (cos, sin): (Tensor<3>, Tensor<3>),
     view: impl Fn(Tensor<4>) -> Tensor<4>,
 ) {
-    let ours = rotate(view(x.clone()), cos.clone(), sin.clone());
+    let ours = || rotate(view(x.clone()), cos.clone(), sin.clone());
     let theirs = reference::rotate(view(x.clone()), cos.clone(), sin.clone());
     check(ours, theirs, |gradients| {
         vec![gradient(&x, gradients), gradient(&cos, gradients), gradient(&sin, gradients)]
@@ -192,9 +227,11 @@ fn linear_is_a_product() {
             let view = |w: Tensor<2>| if turned { w.transpose() } else { w };
             let inputs = (x.clone(), w.clone());
             let theirs = reference::linear(x.clone(), view(w.clone()));
-            check(linear(x, view(w)), theirs, |gradients| {
-                vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)]
-            });
+            check(
+                || linear(x, view(w)),
+                theirs,
+                |gradients| vec![gradient(&inputs.0, gradients), gradient(&inputs.1, gradients)],
+            );
         }
     }
 }
@@ -204,7 +241,7 @@ fn a_frozen_weight_passes_the_gradient_on() {
     let (x, w) = (random([70, 9], 1.0, 1), frozen([9, 6], 1.0, 2));
     let theirs = reference::linear(x.clone(), w.clone());
     let input = x.clone();
-    check(linear(x, w), theirs, |gradients| vec![gradient(&input, gradients)]);
+    check(|| linear(x, w), theirs, |gradients| vec![gradient(&input, gradients)]);
 }
 
 #[test]
@@ -214,9 +251,11 @@ fn an_update_adds_its_product_with_every_gradient() {
         let factors = [random([33, 8], 1.0, 3), random([8, 70], 1.0, 4)];
         let inputs = [x.clone(), factors[0].clone(), factors[1].clone()];
         let theirs = reference::linear_with_update(x.clone(), w.clone(), factors.clone(), 0.7);
-        check(linear_with_update(x, w, factors, 0.7), theirs, |gradients| {
-            inputs.iter().map(|input| gradient(input, gradients)).collect()
-        });
+        check(
+            || linear_with_update(x, w, factors, 0.7),
+            theirs,
+            |gradients| inputs.iter().map(|input| gradient(input, gradients)).collect(),
+        );
     }
 }
 
@@ -232,15 +271,21 @@ fn weights_in_bf16_compute_in_f32() {
             let w = if turned { w.transpose() } else { w };
             let x = random([rows, 33], 1.0, 1);
             let theirs = reference::linear(x.clone(), w.clone());
-            check(linear(x.clone(), w.clone()), theirs, |gradients| vec![gradient(&x, gradients)]);
+            check(
+                || linear(x.clone(), w.clone()),
+                theirs,
+                |gradients| vec![gradient(&x, gradients)],
+            );
 
             let x = random([rows, 33], 1.0, 1);
             let factors = [random([33, 8], 1.0, 3), random([8, 70], 1.0, 4)];
             let inputs = [x.clone(), factors[0].clone(), factors[1].clone()];
             let theirs = reference::linear_with_update(x.clone(), w.clone(), factors.clone(), 2.0);
-            check(linear_with_update(x, w, factors, 2.0), theirs, |gradients| {
-                inputs.iter().map(|input| gradient(input, gradients)).collect()
-            });
+            check(
+                || linear_with_update(x, w, factors, 2.0),
+                theirs,
+                |gradients| inputs.iter().map(|input| gradient(input, gradients)).collect(),
+            );
         }
     }
 }
@@ -262,12 +307,14 @@ fn head_and_loss_are_those_spelled_out() {
         for dtype in [DType::F32, DType::BF16].into_iter().take(1 + usize::from(has_bf16)) {
             let head = if turned { head.clone().transpose() } else { head.clone() }.cast(dtype);
             let wide = head.clone().cast(DType::F32);
-            let of_each = nll(hidden.clone(), head.clone(), &targets);
+            let of_each = guarded(|| nll(hidden.clone(), head.clone(), &targets));
             let theirs = reference::nll(hidden.clone(), wide.clone(), &targets);
             let rows = of_each.iter().zip(&theirs);
             assert!(rows.clone().all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1.0)));
             for trained in [false, true] {
-                let ours = loss_and_gradient(hidden.clone(), head.clone(), &targets, 0.01, trained);
+                let ours = guarded(|| {
+                    loss_and_gradient(hidden.clone(), head.clone(), &targets, 0.01, trained)
+                });
                 let theirs = reference::loss_and_gradient(
                     hidden.clone(),
                     wide.clone(),

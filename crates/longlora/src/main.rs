@@ -1,7 +1,7 @@
 //! `longlora`: extends the context window of a LLaMA on its owner's own documents.
 //!
 //! This crate holds the command line and nothing else. Results go to standard output, everything else to standard error;
-//! the exit code is 0, 1 after an error, or 2 if something was measured and found wanting.
+//! the exit code is 0, 1 after an error or a training that was stopped, or 2 if something was measured and found wanting.
 
 mod device;
 mod places;

@@ -86,8 +86,13 @@ impl Ruler {
         let like_llama =
             scores.is_complete().then(|| scores.effective_context_above(LLAMA_2)).flatten();
         if self.exam.json {
+            let means = scores.lengths().into_iter().filter_map(|length| {
+                let interval = scores.interval(length)?;
+                Some(json!({ "length": length, "interval": interval }))
+            });
             print(&serde_json::to_string_pretty(&json!({
-                "scores": scores, "effective_share": self.effective_share, "effective_context": effective,
+                "scores": scores, "means": means.collect::<Vec<_>>(),
+                "effective_share": self.effective_share, "effective_context": effective,
                 "effective_context_above_llama_2_7b_at_4k": like_llama, "answers": answers,
             }))?);
             return Ok(());

@@ -3,20 +3,19 @@
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
+use longlora_kernels::room::empty;
 
 /// `(lse, delta)` of each query, `delta = rowsum(d_out ⊙ out)`: the softmax's gradient subtracts it
 /// (FlashAttention-2, arXiv:2307.08691, alg. 2). Both in f32: `[batch, heads, queries, 2]`.
 pub(super) fn statistics(out: CubeTensor, d_out: CubeTensor, lse: CubeTensor) -> CubeTensor {
     let [batch, heads, queries, head_dim] = out.meta.shape().dims();
     let [out, d_out] = [out, d_out].map(with_entries_side_by_side);
-    let (client, device) = (out.client.clone(), out.device.clone());
-    let shape = Shape::new([batch, heads, queries, 2]);
-    let statistics = empty_device_contiguous_dtype(client.clone(), device, shape, DType::F32);
+    let client = out.client.clone();
+    let statistics = empty(&out, Shape::new([batch, heads, queries, 2]), DType::F32);
     let rows = batch * heads * queries;
     let cube_dim = CubeDim::new(&client, rows);
     let address = out.required_address_type().max(d_out.required_address_type());

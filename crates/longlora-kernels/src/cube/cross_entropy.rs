@@ -14,7 +14,8 @@ use crate::cross_entropy::LOGITS_AT_ONCE;
 
 use super::linear::product;
 use super::reduce::{UNITS, max_of_cube, sum_of_cube};
-use super::tensors::{address, empty, zeros};
+use super::room::empty;
+use super::tensors::{address, zeros};
 
 /// Lower than any logit, and finite.
 const LOW: f32 = -1e30;

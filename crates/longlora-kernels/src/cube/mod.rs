@@ -6,6 +6,7 @@
 mod cross_entropy;
 mod linear;
 mod reduce;
+pub mod room;
 mod rms_norm;
 mod rotate;
 mod swiglu;

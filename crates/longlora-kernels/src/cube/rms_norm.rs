@@ -11,7 +11,8 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::reduce::{UNITS, sum_of_cube};
-use super::tensors::{address, empty, in_type, plain};
+use super::room::empty;
+use super::tensors::{address, in_type, plain};
 
 /// Rows whose share of `dγ` one unit adds up.
 const ROWS_PER_PART: usize = 256;

@@ -8,7 +8,8 @@ use cubecl::calculate_cube_count_elemwise;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::tensors::{address, empty, plain};
+use super::room::empty;
+use super::tensors::{address, plain};
 
 /// Turns every head by its angle, or back if `direction` is -1; the result is contiguous.
 pub(super) fn rotate(

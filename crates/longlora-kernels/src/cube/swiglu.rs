@@ -9,7 +9,8 @@ use cubecl::calculate_cube_count_elemwise;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::tensors::{address, empty};
+use super::room::empty;
+use super::tensors::address;
 
 pub(super) fn forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     let (gate, up) = (into_contiguous(gate), into_contiguous(up));

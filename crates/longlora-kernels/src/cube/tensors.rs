@@ -3,14 +3,8 @@
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::AddressType;
-
-/// Room for a tensor of numbers beside another; what is in it is unknown.
-pub(super) fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
-}
 
 /// Zeros beside another tensor.
 pub(super) fn zeros(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {

@@ -16,8 +16,6 @@ use crate::chunks::{both_written, written, written_in_rounds};
 /// Rows of a chunk, where there are many. The `gemm` crate packs the weight for each chunk anew: at 512 rows that is a
 /// thirtieth of the work, and there are still enough chunks for many cores.
 const ROWS: usize = 512;
-/// Chunks whose shares of an update's gradients wait to be added up: of rank 256 and a layer of 4,096, 8 MiB each.
-const AT_ONCE: usize = 16;
 /// Rows below which all cores share one product.
 const FEW_ROWS: usize = 64;
 
@@ -192,7 +190,9 @@ pub(super) fn backward_with_update(
     };
     let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
     let (len, chunk_len) = (rows * d_input, (chunk * d_input).max(1));
-    let dx = written_in_rounds(len, chunk_len, AT_ONCE, of_chunk, |(of_a, of_b)| {
+    // The shares of so many chunks wait to be added up: of rank 256 and a layer of 4,096, 8 MiB each.
+    let at_once = 2 * rayon::current_num_threads().max(8);
+    let dx = written_in_rounds(len, chunk_len, at_once, of_chunk, |(of_a, of_b)| {
         add(&mut da, &of_a);
         add(&mut db, &of_b);
     });

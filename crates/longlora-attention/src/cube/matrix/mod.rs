@@ -17,9 +17,9 @@ use std::f32::consts::LOG2_E;
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
+use longlora_kernels::room::empty;
 
 use crate::qkv::Qkv;
 
@@ -36,12 +36,9 @@ pub(super) fn forward(
 ) -> (CubeTensor, CubeTensor) {
     let Problem { batch, heads, queries, head_dim, dtype, .. } = *problem;
     let [q, k, v] = [&qkv.q, &qkv.k, &qkv.v].map(in_vectors);
-    let empty = |shape, dtype| {
-        empty_device_contiguous_dtype(q.client.clone(), q.device.clone(), Shape::new(shape), dtype)
-    };
-    let mut out = empty([batch, queries, heads, head_dim], dtype);
+    let mut out = empty(&q, Shape::new([batch, queries, heads, head_dim]), dtype);
     out.meta.swap(1, 2);
-    let lse = empty([batch, heads, queries, 1], DType::F32);
+    let lse = empty(&q, Shape::new([batch, heads, queries, 1]), DType::F32);
     let count = queries.div_ceil(tiles.rows());
     let address = [&q, &k, &v, &out].map(CubeTensor::required_address_type);
     let client = q.client.clone();
@@ -103,7 +100,7 @@ impl Inputs {
         first: CubeTensor,
     ) -> CubeTensor {
         let Problem { batch, heads, queries, head_dim, dtype, .. } = *problem;
-        let dq = self.empty([batch, heads, queries, head_dim], dtype);
+        let dq = empty(&self.q, Shape::new([batch, heads, queries, head_dim]), dtype);
         let count = queries.div_ceil(tiles.rows());
         let client = self.q.client.clone();
         #[expect(
@@ -140,7 +137,8 @@ impl Inputs {
         last: CubeTensor,
     ) -> [CubeTensor; 2] {
         let Problem { batch, kv_heads, keys, head_dim, dtype, .. } = *problem;
-        let [dk, dv] = [(); 2].map(|()| self.empty([batch, kv_heads, keys, head_dim], dtype));
+        let shape = Shape::new([batch, kv_heads, keys, head_dim]);
+        let [dk, dv] = [(); 2].map(|()| empty(&self.q, shape.clone(), dtype));
         let count = keys.div_ceil(tiles.rows());
         let client = self.q.client.clone();
         #[expect(
@@ -169,11 +167,6 @@ impl Inputs {
             );
         }
         [dk, dv]
-    }
-
-    fn empty(&self, shape: [usize; 4], dtype: DType) -> CubeTensor {
-        let (client, device) = (self.q.client.clone(), self.q.device.clone());
-        empty_device_contiguous_dtype(client, device, Shape::new(shape), dtype)
     }
 
     fn address(&self) -> AddressType {

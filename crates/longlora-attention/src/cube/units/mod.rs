@@ -5,15 +5,16 @@
 
 mod tiles;
 mod products;
+mod softmax;
 mod forward;
 mod query_gradient;
 mod key_gradient;
 
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
+use longlora_kernels::room::empty;
 
 use crate::qkv::Qkv;
 
@@ -138,10 +139,6 @@ impl Halves {
 
 fn count(rows: usize, tiles: UnitTiles, heads: usize, batch: usize) -> CubeCount {
     CubeCount::Static(rows.div_ceil(tiles.side()) as u32, heads as u32, batch as u32)
-}
-
-fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
 fn address(tensors: [&CubeTensor; 4]) -> AddressType {
