@@ -168,21 +168,23 @@ fn a_pattern_is_compared_with_full_attention() {
     assert!(by_position.contains("120 to 127"), "{by_position}");
 }
 
-/// A comparison of the embedded model, too short to learn anything.
-fn comparison(here: &Path, methods: &str, seeds: &str) -> Value {
-    let args = ["compare", "--out", "all", "--methods", methods, "--seeds", seeds, "--steps", "2"];
+/// A comparison of the embedded model, too short to learn anything: its report, and what it said meanwhile.
+fn comparison(here: &Path, out: &str, methods: &str, seeds: &str) -> (Value, String) {
+    let args = ["compare", "--out", out, "--methods", methods, "--seeds", seeds, "--steps", "2"];
     let more =
         ["--eval-tokens", "3200", "--context-length", "512", "--eval-lengths", "128,256,512"];
     let embedded = ["--data", &asset("text/train/shakespeare_lear.txt")];
-    succeed(here, &[&args[..], &more, &embedded].concat());
-    serde_json::from_slice(&fs::read(here.join("all/report.json")).unwrap()).unwrap()
+    let said = text(&succeed(here, &[&args[..], &more, &embedded].concat()).stderr).to_owned();
+    let report = fs::read(here.join(out).join("report.json")).unwrap();
+    (serde_json::from_slice(&report).unwrap(), said)
 }
 
 #[test]
 fn methods_are_compared_and_what_is_finished_is_kept() {
     let folder = TempDir::new().unwrap();
     let here = folder.path();
-    let first = comparison(here, "yarn,longlora,full", "0");
+    let (first, said) = comparison(here, "all", "yarn,longlora,full", "0");
+    assert!(said.contains("training LongLoRA with seed 0"), "{said}");
     let methods: Vec<_> =
         first["runs"].as_array().unwrap().iter().map(|run| run["method"].clone()).collect();
     assert_eq!(methods, ["untouched", "yarn", "longlora", "full"]);
@@ -199,7 +201,8 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
         runs
     };
     let before = runs();
-    let second = comparison(here, "longlora", "0,1");
+    let (second, said) = comparison(here, "all", "longlora", "0,1");
+    assert!(!said.contains("with seed 0"), "{said}");
     assert_eq!(runs().len(), before.len() + 2, "the seed is added to every method of the folder");
     assert_eq!(second["runs"][2], first["runs"][2]);
     assert_eq!(second["runs"][3]["seed"], 1);
@@ -208,6 +211,12 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     let (learnt_from, other) = (train(), ["compare", "--out", "all", "--steps", "3"]);
     check_mistake(here, &other, &["`all`", "--out"]);
     assert!(train() == learnt_from, "a refused command changed the folder");
+
+    // It may be moved.
+    fs::rename(here.join("all"), here.join("moved")).unwrap();
+    let (third, said) = comparison(here, "moved", "longlora", "0,1");
+    assert!(!said.contains("training"), "{said}");
+    assert_eq!(third["runs"], second["runs"]);
 }
 
 #[test]

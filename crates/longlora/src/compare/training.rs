@@ -43,7 +43,7 @@ pub(super) struct Workshop {
 
 impl Workshop {
     /// Trains, or goes on with what was begun, or takes what is finished. A run's name holds a hash of its settings, its
-    /// text, its base and its device: other ones are another run.
+    /// text, its base and its device: other ones are another run. Where text and base lie is not in it.
     ///
     /// # Errors
     /// [`TrainingFailed`], if this method cannot be trained; others may be.
@@ -56,10 +56,7 @@ impl Workshop {
         config.data.path.clone_from(&text.train);
         config.data.held_out = HeldOut::Fraction(0.0);
         let toml = config.to_toml();
-        let made_of =
-            format!("{toml}\n{}\n{}\n{}", text.train_sha256, self.model_sha256, self.device);
-        let hash = sha256(made_of.as_bytes());
-        let name = format!("{}-seed{}-{}", method.name, config.seed, &hash[..8]);
+        let name = format!("{}-seed{}-{}", method.name, config.seed, self.hash(&config, text));
         let (file, run) = (self.file(&name), self.folder.join("runs").join(&name));
         if !is_finished(&run, &config) {
             crate::say(&format!("training {} with seed {}", method.title, config.seed));
@@ -74,6 +71,18 @@ impl Workshop {
         let run = RunFolder::open(&run)?;
         let cost = Cost::read(&run, config.training.steps)?;
         Ok(Trained { config, run, cost })
+    }
+
+    /// Eight digits.
+    fn hash(&self, config: &FinetuneConfig, text: &Text) -> String {
+        let mut settings = config.clone();
+        settings.data.path = PathBuf::new();
+        settings.model.path = PathBuf::new();
+        let (settings, text) = (settings.to_toml(), &text.train_sha256);
+        let made_of = format!("{settings}\n{text}\n{}\n{}", self.model_sha256, self.device);
+        let mut hash = sha256(made_of.as_bytes());
+        hash.truncate(8);
+        hash
     }
 
     fn file(&self, name: &str) -> PathBuf {
