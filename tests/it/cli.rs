@@ -165,6 +165,8 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("from 128 to 256 tokens") && said.contains("LoRA"), "{said}");
     assert!(shown.contains("base, YaRN") && shown.contains("fine-tuned, full"), "{shown}");
+    let next = format!("eval passkey --model {model} --adapter run/adapter --lengths 256");
+    assert!(said.contains(&next), "{said}");
     for file in
         ["config.toml", "manifest.json", "metrics.jsonl", "report.md", "report.json", "report.html"]
     {

@@ -362,7 +362,26 @@ fn finish(
     print(&table);
     report.findings.iter().for_each(|finding| print(finding));
     say(&format!("{}, the report in report.html beside it", result_of(config, run)));
+    // The model that is included finds nothing to begin with.
+    if !config.model.path.starts_with(run.path()) {
+        say(&format!(
+            "perplexity does not tell what it still finds; {} does",
+            passkeys_of(config, run)
+        ));
+    }
     Ok(())
+}
+
+/// The command that asks for passkeys.
+fn passkeys_of(config: &FinetuneConfig, run: &RunFolder) -> String {
+    let model = match config.adapters {
+        Some(_) => {
+            let (model, adapter) = (config.model.path.display(), run.adapter());
+            format!("--model {model} --adapter {}", adapter.display())
+        }
+        None => format!("--model {}", run.model().display()),
+    };
+    format!("eval passkey {model} --lengths {}", config.context.length)
 }
 
 /// All that was measured of a run.
