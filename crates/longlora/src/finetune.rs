@@ -1,6 +1,6 @@
 //! `longlora finetune`
 
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
@@ -363,7 +363,7 @@ fn finish(
     report.findings.iter().for_each(|finding| print(finding));
     say(&format!("{}, the report in report.html beside it", result_of(config, run)));
     // The model that is included finds nothing to begin with.
-    if !config.model.path.starts_with(run.path()) {
+    if !config.model.path.starts_with(absolute(run.path())?) {
         say(&format!(
             "perplexity does not tell what it still finds; {} does",
             passkeys_of(config, run)
