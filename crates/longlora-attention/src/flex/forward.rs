@@ -5,7 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Columns, Right, Rows, multiply, multiply_add, stride_of, transpose};
+use super::gemm::{
+    Aligned, Columns, Right, Rows, multiply, multiply_add, stride_of, transpose, zeros,
+};
 use super::problem::{Heads, Piece, Problem, tiles};
 use longlora_kernels::chunks::written;
 use longlora_kernels::rows::exp;
@@ -114,11 +116,11 @@ impl WithSimd for QueryTile<'_> {
 /// The running softmax of a tile of queries. Scores lie by keys, so that what belongs to one query is one lane of SIMD.
 struct Softmax {
     /// Queries with the softmax scale, transposed: `[head_dim, STRIDE]`
-    q: Vec<f32>,
+    q: Aligned,
     /// `[keys, STRIDE]`: scores, then their exponentials relative to `max`.
-    scores: Vec<f32>,
+    scores: Aligned,
     /// `[queries, stride_of(head_dim)]`, relative to `max`.
-    out: Vec<f32>,
+    out: Aligned,
     /// The largest score of each query so far.
     max: [f32; TILE],
     /// `Σ exp(score - max)`
@@ -133,15 +135,15 @@ impl Softmax {
     #[inline(always)]
     fn new(problem: &Problem<'_>, queries: &[f32], rows: usize) -> Self {
         let width = problem.head_dim;
-        let mut q = vec![0.0; width * STRIDE];
+        let mut q = zeros(width * STRIDE);
         transpose(queries, width, &mut q, STRIDE);
-        for entry in &mut q {
+        for entry in q.iter_mut() {
             *entry *= problem.softmax_scale;
         }
         Self {
             q,
-            scores: vec![0.0; TILE * STRIDE],
-            out: vec![0.0; rows * stride_of(width)],
+            scores: zeros(TILE * STRIDE),
+            out: zeros(rows * stride_of(width)),
             max: [f32::NEG_INFINITY; TILE],
             sum: [0.0; TILE],
             shrink: [0.0; TILE],

@@ -5,7 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Columns, Right, Rows, multiply, multiply_add, spread, stride_of, transpose};
+use super::gemm::{
+    Aligned, Columns, Right, Rows, multiply, multiply_add, spread, stride_of, transpose, zeros,
+};
 use super::problem::{Heads, Piece, Problem, tiles};
 use longlora_kernels::chunks::written;
 use longlora_kernels::rows::{dot, exp_and_sum};
@@ -47,8 +49,8 @@ pub(super) fn gradient(problem: &Problem<'_>, inputs: &Inputs<'_>) -> [Vec<f32>;
     let parts: Vec<Part<'_>> =
         pieces.iter().flat_map(|piece| Part::all(problem, piece, inputs)).collect();
     let (width, of_head) = (problem.head_dim, (problem.seq * problem.head_dim).max(1));
-    let zeros = |x: &[f32]| written(x.len(), of_head, |_, _| ()).0;
-    let [mut dq, mut dk, mut dv] = [inputs.q, inputs.k, inputs.v].map(zeros);
+    let cleared = |x: &[f32]| written(x.len(), of_head, |_, _| ()).0;
+    let [mut dq, mut dk, mut dv] = [inputs.q, inputs.k, inputs.v].map(cleared);
     for round in rounds(&parts) {
         let results: Vec<(&Part<'_>, PartGradient)> =
             round.par_iter().map(|part| (part, arch.dispatch(part))).collect();
@@ -102,9 +104,9 @@ fn add(sum: &mut [f32], terms: &[f32], width: usize) {
 
 /// Rows of `head_dim` entries, `stride_of(head_dim)` apart.
 struct PartGradient {
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    dq: Aligned,
+    dk: Aligned,
+    dv: Aligned,
 }
 
 /// Some keys of a span, and the queries that see one of them.
@@ -156,19 +158,19 @@ impl WithSimd for &Part<'_> {
         for (i, delta) in delta.iter_mut().enumerate() {
             *delta = dot(&d_out_rows[i * d_out_stride..][..width], &out[i * out_stride..][..width]);
         }
-        let mut d_out = vec![0.0; self.queries.len() * stride];
+        let mut d_out = zeros(self.queries.len() * stride);
         spread(d_out_rows, d_out_stride, width, &mut d_out, stride);
-        let mut q = vec![0.0; self.queries.len() * stride];
+        let mut q = zeros(self.queries.len() * stride);
         spread(&inputs.q[problem.query_range(piece, &self.queries)], width, width, &mut q, stride);
-        for entry in &mut q {
+        for entry in q.iter_mut() {
             *entry *= problem.softmax_scale;
         }
         let lse = &inputs.lse[problem.lse_range(piece, &self.queries)];
 
         let mut gradient = PartGradient {
-            dq: vec![0.0; self.queries.len() * stride],
-            dk: vec![0.0; self.keys.len() * stride],
-            dv: vec![0.0; self.keys.len() * stride],
+            dq: zeros(self.queries.len() * stride),
+            dk: zeros(self.keys.len() * stride),
+            dv: zeros(self.keys.len() * stride),
         };
         let mut scratch = Scratch::new(width);
         for block in tiles(self.keys.clone(), KEYS_IN_CACHE) {
@@ -210,7 +212,7 @@ impl WithSimd for &Part<'_> {
                 }
             }
         }
-        for entry in &mut gradient.dq {
+        for entry in gradient.dq.iter_mut() {
             *entry *= problem.softmax_scale;
         }
         gradient
@@ -221,20 +223,20 @@ impl WithSimd for &Part<'_> {
 struct KeyTile {
     keys: Range<usize>,
     /// `[keys, stride_of(head_dim)]`
-    k: Vec<f32>,
+    k: Aligned,
     /// `[head_dim, STRIDE]`
-    k_transposed: Vec<f32>,
+    k_transposed: Aligned,
     /// `[head_dim, STRIDE]`
-    v_transposed: Vec<f32>,
+    v_transposed: Aligned,
 }
 
 impl KeyTile {
     #[inline(always)]
     fn new(keys: Range<usize>, k: &[f32], v: &[f32], width: usize) -> Self {
         let mut tile = Self {
-            k: vec![0.0; keys.len() * stride_of(width)],
-            k_transposed: vec![0.0; width * STRIDE],
-            v_transposed: vec![0.0; width * STRIDE],
+            k: zeros(keys.len() * stride_of(width)),
+            k_transposed: zeros(width * STRIDE),
+            v_transposed: zeros(width * STRIDE),
             keys,
         };
         spread(k, width, width, &mut tile.k, stride_of(width));
@@ -247,13 +249,13 @@ impl KeyTile {
 /// One tile of scores and of their gradient: `[queries, STRIDE]`.
 struct Scratch {
     width: usize,
-    weights: Vec<f32>,
-    d_scores: Vec<f32>,
+    weights: Aligned,
+    d_scores: Aligned,
 }
 
 impl Scratch {
     fn new(width: usize) -> Self {
-        Self { width, weights: vec![0.0; TILE * STRIDE], d_scores: vec![0.0; TILE * STRIDE] }
+        Self { width, weights: zeros(TILE * STRIDE), d_scores: zeros(TILE * STRIDE) }
     }
 
     /// `q·kᵀ`; `q` carries the softmax scale.
