@@ -9,9 +9,9 @@ use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
 
 use super::floats;
-use super::matrix::{Matrix, add_product, product, wide_product};
+use super::matrix::{Matrix, add_product, fill_with_product, product, wide_product};
 use super::narrow;
-use crate::chunks::{both_written, written, written_in_rounds};
+use crate::chunks::{Unwritten, both_filled, filled, filled_in_rounds};
 
 /// Rows of a chunk, where there are many. The `gemm` crate packs the weight for each chunk anew: at 512 rows that is a
 /// thirtieth of the work, and there are still enough chunks for many cores.
@@ -77,9 +77,9 @@ pub(super) fn forward(x: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
     }
     let (weight, x) = (Weight::of(weight), Matrix::of_rows(x, d_input));
     let chunk = rows_per_chunk(rows);
-    let (out, _) = written(rows * d_output, (chunk * d_output).max(1), |index, out| {
+    let (out, _) = filled(rows * d_output, (chunk * d_output).max(1), |index, out| {
         let x = x.rows(index * chunk, out.len() / d_output);
-        product(out, x, weight.matrix(), 1.0);
+        (fill_with_product(out, x, weight.matrix(), 1.0), ())
     });
     out
 }
@@ -114,14 +114,15 @@ pub(super) fn forward_with_update(
     }
     let (weight, x) = (Weight::of(weight), Matrix::of_rows(x, d_input));
     let chunk = rows_per_chunk(rows);
-    let [out, low] = both_written(
+    let [out, low] = both_filled(
         [rows * d_output, rows * rank],
         [chunk * d_output, chunk * rank],
-        |index, out, low| {
+        |index, [out, low]| {
             let x = x.rows(index * chunk, low.len() / rank);
-            product(out, x, weight.matrix(), 1.0);
-            product(low, x, update.a, update.scale);
+            let out = fill_with_product(out, x, weight.matrix(), 1.0);
+            let low = fill_with_product(low, x, update.a, update.scale);
             add_product(out, Matrix::of_rows(low, rank), update.b, 1.0);
+            [out, low]
         },
     );
     (out, low)
@@ -133,9 +134,9 @@ pub(super) fn d_input(d_out: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
     let (weight, d_out) = (Weight::of(weight), Matrix::of_rows(d_out, d_output));
     let rows = d_out.shape()[0];
     let chunk = rows_per_chunk(rows);
-    let (dx, _) = written(rows * d_input, (chunk * d_input).max(1), |index, dx| {
+    let (dx, _) = filled(rows * d_input, (chunk * d_input).max(1), |index, dx| {
         let d_out = d_out.rows(index * chunk, dx.len() / d_input);
-        product(dx, d_out, weight.matrix().transposed(), 1.0);
+        (fill_with_product(dx, d_out, weight.matrix().transposed(), 1.0), ())
     });
     dx
 }
@@ -144,11 +145,10 @@ pub(super) fn d_input(d_out: &[f32], weight: &FloatTensor<Flex>) -> Vec<f32> {
 pub(super) fn d_weight(x: &[f32], d_out: &[f32], [d_input, d_output]: [usize; 2]) -> Vec<f32> {
     let (x, d_out) = (Matrix::of_rows(x, d_input), Matrix::of_rows(d_out, d_output));
     let chunk = rows_per_chunk(d_input);
-    let (d_weight, _) =
-        written(d_input * d_output, (chunk * d_output).max(1), |index, d_weight| {
-            let x = x.transposed().rows(index * chunk, d_weight.len() / d_output);
-            product(d_weight, x, d_out, 1.0);
-        });
+    let (d_weight, _) = filled(d_input * d_output, (chunk * d_output).max(1), |index, d_weight| {
+        let x = x.transposed().rows(index * chunk, d_weight.len() / d_output);
+        (fill_with_product(d_weight, x, d_out, 1.0), ())
+    });
     d_weight
 }
 
@@ -171,32 +171,48 @@ pub(super) fn backward_with_update(
 ) -> UpdateGradient {
     let ([d_input, d_output], [rank, _]) = (weight.shape().dims(), update.b.shape());
     let weight = Weight::of(weight);
-    let [x, low, d_out] = [(x, d_input), (low, rank), (d_out, d_output)]
+    let inputs = [(x, d_input), (low, rank), (d_out, d_output)]
         .map(|(data, width)| Matrix::of_rows(data, width));
-    let rows = x.shape()[0];
+    let rows = inputs[0].shape()[0];
     let chunk = rows_per_chunk(rows);
-    let of_chunk = |index: usize, dx: &mut [f32]| {
-        let count = dx.len() / d_input;
-        let [x, low, d_out] = [x, low, d_out].map(|all| all.rows(index * chunk, count));
-        let mut d_low = vec![0.0; count * rank];
-        product(&mut d_low, d_out, update.b.transposed(), update.scale);
-        let d_low = Matrix::of_rows(&d_low, rank);
-        product(dx, d_out, weight.matrix().transposed(), 1.0);
-        add_product(dx, d_low, update.a.transposed(), 1.0);
-        let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
-        product(&mut da, x.transposed(), d_low, 1.0);
-        product(&mut db, low.transposed(), d_out, 1.0);
-        (da, db)
-    };
-    let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
     let (len, chunk_len) = (rows * d_input, (chunk * d_input).max(1));
+    let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
     // The shares of so many chunks wait to be added up: of rank 256 and a layer of 4,096, 8 MiB each.
     let at_once = 2 * rayon::current_num_threads().max(8);
-    let dx = written_in_rounds(len, chunk_len, at_once, of_chunk, |(of_a, of_b)| {
-        add(&mut da, &of_a);
-        add(&mut db, &of_b);
-    });
+    let dx = filled_in_rounds(
+        len,
+        chunk_len,
+        at_once,
+        |index, dx| {
+            let count = dx.len() / d_input;
+            let inputs = inputs.map(|all| all.rows(index * chunk, count));
+            gradient_of_chunk(dx, inputs, weight.matrix(), update)
+        },
+        |(of_a, of_b)| {
+            add(&mut da, &of_a);
+            add(&mut db, &of_b);
+        },
+    );
     UpdateGradient { dx, da, db }
+}
+
+/// Fills in `dx` of some rows; their shares of `dA` and `dB`.
+fn gradient_of_chunk<'a>(
+    dx: &'a mut Unwritten,
+    [x, low, d_out]: [Matrix<'_>; 3],
+    weight: Matrix<'_>,
+    update: &Update<'_>,
+) -> (&'a mut [f32], (Vec<f32>, Vec<f32>)) {
+    let ([d_input, d_output], [rank, _]) = (weight.shape(), update.b.shape());
+    let mut d_low = vec![0.0; d_out.shape()[0] * rank];
+    product(&mut d_low, d_out, update.b.transposed(), update.scale);
+    let d_low = Matrix::of_rows(&d_low, rank);
+    let dx = fill_with_product(dx, d_out, weight.transposed(), 1.0);
+    add_product(dx, d_low, update.a.transposed(), 1.0);
+    let (mut da, mut db) = (vec![0.0; d_input * rank], vec![0.0; rank * d_output]);
+    product(&mut da, x.transposed(), d_low, 1.0);
+    product(&mut db, low.transposed(), d_out, 1.0);
+    (dx, (da, db))
 }
 
 fn add(sum: &mut [f32], terms: &[f32]) {

@@ -6,6 +6,8 @@
 
 use gemm::Parallelism;
 
+use crate::chunks::Unwritten;
+
 /// A matrix in a slice: entry `(i, j)` is `data[i · row_stride + j · column_stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -60,26 +62,50 @@ impl<'a> Matrix<'a> {
 
 /// `out = factor · a·b`, `out` in rows.
 pub(crate) fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
-    multiply(out, a, b, factor, 0.0, Parallelism::None);
+    fill_with_product(as_unwritten(out), a, b, factor);
+}
+
+/// The same in place of what is not there yet.
+pub(crate) fn fill_with_product<'a>(
+    out: &'a mut Unwritten,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    factor: f32,
+) -> &'a mut [f32] {
+    multiply(out, a, b, factor, false, Parallelism::None);
+    // SAFETY: every number was written, and none that was there before was read: the tests show it with NaN.
+    #[expect(unsafe_code, reason = "only this shows that every number was written")]
+    unsafe {
+        out.assume_init_mut()
+    }
 }
 
 /// `out += factor · a·b`, `out` in rows.
 pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
-    multiply(out, a, b, factor, 1.0, Parallelism::None);
+    multiply(as_unwritten(out), a, b, factor, true, Parallelism::None);
 }
 
 /// `out = factor · a·b` on all cores, for a product with too few rows to be cut: the crate's own split.
 pub(crate) fn wide_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, factor: f32) {
-    multiply(out, a, b, factor, 0.0, Parallelism::Rayon(0));
+    multiply(as_unwritten(out), a, b, factor, false, Parallelism::Rayon(0));
 }
 
-/// `out = keep · out + factor · a·b`
+/// Numbers as if they were not there yet.
+fn as_unwritten(numbers: &mut [f32]) -> &mut Unwritten {
+    // SAFETY: the layout is the same, and `multiply` writes nothing but numbers.
+    #[expect(unsafe_code, reason = "safe code cannot say that only numbers will be written")]
+    unsafe {
+        &mut *(std::ptr::from_mut(numbers) as *mut Unwritten)
+    }
+}
+
+/// `out = factor · a·b`, or `out += factor · a·b`
 fn multiply(
-    out: &mut [f32],
+    out: &mut Unwritten,
     a: Matrix<'_>,
     b: Matrix<'_>,
     factor: f32,
-    keep: f32,
+    adds: bool,
     parallelism: Parallelism,
 ) {
     let ([m, k], [depth, n]) = (a.shape(), b.shape());
@@ -89,24 +115,25 @@ fn multiply(
         return;
     }
     // SAFETY: `Matrix::new` has checked that both factors lie inside their slices, the assertions above that the sizes
-    // fit and that `out` holds `m` rows of `n`; `out` is borrowed for writing, so it overlaps neither.
+    // fit and that `out` holds `m` rows of `n`; `out` is borrowed for writing, so it overlaps neither. It is read only to be
+    // added to, and who asks for that holds numbers.
     #[expect(unsafe_code, reason = "the crate takes pointers")]
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.as_mut_ptr().cast(),
             1,
             n as isize,
-            keep != 0.0,
+            adds,
             a.data.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
             b.data.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            keep,
+            if adds { 1.0 } else { 0.0 },
             factor,
             false,
             false,
@@ -132,9 +159,23 @@ mod tests {
         (0..count).map(|i| (i * i % 7) as f32 - 3.0).collect()
     }
 
+    /// Rows, depth and columns: every way of the crate, one number, a depth of 1 and 2, one row, one column, no depth.
+    const SHAPES: [[usize; 3]; 10] = [
+        [1, 1, 1],
+        [3, 5, 7],
+        [70, 33, 40],
+        [1, 600, 5],
+        [9, 600, 1],
+        [64, 0, 3],
+        [30, 1, 20],
+        [30, 2, 20],
+        [100, 1100, 100],
+        [17, 576, 80],
+    ];
+
     #[test]
     fn products_are_those_of_the_definition() {
-        for [m, k, n] in [[1, 1, 1], [3, 5, 7], [70, 33, 40], [1, 600, 5], [64, 0, 3]] {
+        for [m, k, n] in SHAPES {
             let (a, b) = (counted(m * k), counted(k * n));
             let plain = [Matrix::new(&a, [m, k], [k, 1]), Matrix::new(&b, [k, n], [n, 1])];
             let turned = [
