@@ -3,16 +3,17 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::fragment::{COLUMNS, Pair, ROWS, zeros};
+use super::fragment::{COLUMNS, Lane, ROWS, lane, zeros};
+use super::output::{Place, write_rows};
 use super::products::{add_weighted, rows_with_columns};
 use super::softmax::{LOW, hide, weigh};
-use super::stage::{commit, copy_rows, rows_of, wait_for_all_but};
-use super::tiles::{MatrixTiles, stride};
+use super::stage::{commit, copy_rows, rows_of, stage, wait_for_all_but};
+use super::tiles::MatrixTiles;
 
 /// `(out, lse)` of one tile of queries of one head; see [`super::forward`].
 ///
 /// `scale` is the softmax's, times log₂ e: exponentials are powers of two.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     q: &Tensor<Vector<E, N>>,
     k: &Tensor<Vector<E, N>>,
@@ -24,16 +25,10 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     #[comptime] tiles: MatrixTiles,
     #[define(E)] _dtype: ElemType,
 ) {
-    let head_dim = comptime!(tiles.head_dim);
-    let (rows, keys) = comptime!((tiles.rows(), tiles.columns));
-    let blocks = comptime!(tiles.blocks);
-    let row_len = comptime!(stride(head_dim));
-    let mut q_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut k_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
-    let mut v_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(keys * row_len), 16usize);
+    let (rows, keys, blocks) = comptime!((tiles.rows(), tiles.columns, tiles.blocks));
+    let mut q_stage = stage::<E, N>(rows, tiles);
+    let mut k_stage = stage::<E, N>(keys, tiles);
+    let mut v_stage = stage::<E, N>(keys, tiles);
 
     let (row_of_batch, head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, queries) = (q.shape(1), q.shape(2));
@@ -56,8 +51,8 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     let v_rows = rows_of::<E, N>(v, row_of_batch, kv_head);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
-    let lane = UNIT_POS_PLANE as usize;
-    let (lane_row, lane_column) = (lane / 4, lane % 4 * 2);
+    let lane = lane();
+    let row = begin + plane_row + lane.row;
 
     // What belongs to the rows of this lane: two in each block of 16.
     let mut maximum = Array::<f32>::new(comptime!(2 * blocks));
@@ -67,12 +62,9 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
     for i in 0..comptime!(2 * blocks) {
         maximum[i] = LOW;
         sum[i] = 0.0;
-        let query = begin + plane_row + lane_row + comptime!(i * 8);
-        first_seen[i] = first[list + min(query, last)];
+        first_seen[i] = first[list + min(row + comptime!(i * 8), last)];
     }
-
-    let d_tiles = comptime!(head_dim / COLUMNS);
-    let mut acc = zeros(comptime!(blocks * d_tiles));
+    let mut acc = zeros(comptime!(blocks * tiles.head_dim / COLUMNS));
 
     copy_rows::<E, N>(q, &q_rows, begin, &mut q_stage, rows, tiles);
     copy_rows::<E, N>(k, &k_rows, key_begin, &mut k_stage, keys, tiles);
@@ -90,8 +82,7 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
 
         let whole = key + keys <= past + begin + 1 && key >= key_seen_by_all;
         if !whole {
-            let query = past + begin + plane_row + lane_row;
-            hide(&mut scores, query, key + lane_column, &first_seen, tiles);
+            hide(&mut scores, past + row, key + lane.column, &first_seen, tiles);
         }
         weigh(&mut scores, &mut maximum, &mut sum, &mut acc, scale, tiles);
 
@@ -105,30 +96,37 @@ pub(super) fn forward_kernel<E: Float, N: Size, P: Size>(
         add_weighted::<E, N>(&mut acc, &scores, &v_stage, tiles);
     }
 
+    let of_head = (row_of_batch * heads + head) * queries;
+    finish(lse, of_head, &maximum, &mut sum, scale, row, last, &lane, tiles);
+    let head = row_of_batch * out.stride(0) + head * out.stride(1) + lane.column;
+    let place = Place { head, stride: out.stride(2), row, last };
+    write_rows::<E, P>(&acc, &sum, out, &place, tiles);
+}
+
+/// Writes `lse` of this lane's rows, those from `row` on, and turns the sums of their weights into what outputs are
+/// multiplied by.
+#[cube]
+fn finish(
+    lse: &mut Tensor<f32>,
+    of_head: usize,
+    maximum: &Array<f32>,
+    sum: &mut Array<f32>,
+    scale: f32,
+    row: usize,
+    last: usize,
+    lane: &Lane,
+    #[comptime] tiles: MatrixTiles,
+) {
     #[unroll]
-    for block in 0..blocks {
-        #[unroll]
-        for half in 0..2usize {
-            let at = comptime!(block * 2 + half);
-            let mut total = sum[at];
-            total += plane_shuffle_xor(total, 1u32);
-            total += plane_shuffle_xor(total, 2u32);
-            let query = begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
-            if query <= last {
-                let row =
-                    row_of_batch * out.stride(0) + head * out.stride(1) + query * out.stride(2);
-                let inverse = Pair::<f32>::new(1.0 / total);
-                #[unroll]
-                for d in 0..d_tiles {
-                    let pair = acc.index(comptime!(block * d_tiles + d))[half] * inverse;
-                    out[(row + lane_column + comptime!(d * COLUMNS)) / 2] =
-                        Vector::<E, P>::cast_from(pair);
-                }
-                if lane_column == 0 {
-                    lse[(row_of_batch * heads + head) * queries + query] =
-                        maximum[at] * scale * comptime!(std::f32::consts::LN_2) + total.ln();
-                }
-            }
+    for i in 0..comptime!(2 * tiles.blocks) {
+        let mut total = sum[i];
+        total += plane_shuffle_xor(total, 1u32);
+        total += plane_shuffle_xor(total, 2u32);
+        let query = row + comptime!(i * 8);
+        if query <= last && lane.column == 0 {
+            lse[of_head + query] =
+                maximum[i] * scale * comptime!(std::f32::consts::LN_2) + total.ln();
         }
+        sum[i] = 1.0 / total;
     }
 }

@@ -22,6 +22,21 @@ pub(super) type Pair<E> = Vector<E, Const<2>>;
 /// 16 × 8 sums: the pairs of `row` and of `row + 8`.
 pub(super) type Sums = Array<Pair<f32>>;
 
+/// Which entries of its plane's sums this lane holds: of each 16 × 8 of them the pairs from `column` on in `row` and in
+/// `row + 8`.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Lane {
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+/// This lane's.
+#[cube]
+pub(super) fn lane() -> Lane {
+    let lane = UNIT_POS_PLANE as usize;
+    Lane { row: lane / 4, column: lane % 4 * 2 }
+}
+
 /// The instruction.
 #[cube]
 pub(super) fn product<E: Float>() -> MmaDefinition<E, E, f32> {

@@ -7,13 +7,14 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::fragment::{COLUMNS, Pair, ROWS, zeros};
+use super::fragment::{COLUMNS, ROWS, Sums, lane, zeros};
+use super::output::{Place, equal, write_rows};
 use super::products::{add_weighted, rows_with_columns};
-use super::stage::{commit, copy_rows, exp2, rows_of, wait_for_all_but};
-use super::tiles::{MatrixTiles, stride};
+use super::stage::{commit, copy_rows, exp2, rows_of, stage, wait_for_all_but};
+use super::tiles::MatrixTiles;
 
 /// `dk` and `dv` of one tile of keys of one head; see [`super::backward`].
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     q: &Tensor<Vector<E, N>>,
     k: &Tensor<Vector<E, N>>,
@@ -27,18 +28,11 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     #[comptime] tiles: MatrixTiles,
     #[define(E)] _dtype: ElemType,
 ) {
-    let head_dim = comptime!(tiles.head_dim);
-    let (rows, columns) = comptime!((tiles.rows(), tiles.columns));
-    let blocks = comptime!(tiles.blocks);
-    let row_len = comptime!(stride(head_dim));
-    let mut k_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut v_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * row_len), 16usize);
-    let mut q_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
-    let mut o_stage =
-        Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(columns * row_len), 16usize);
+    let (rows, columns, blocks) = comptime!((tiles.rows(), tiles.columns, tiles.blocks));
+    let mut k_stage = stage::<E, N>(rows, tiles);
+    let mut v_stage = stage::<E, N>(rows, tiles);
+    let mut q_stage = stage::<E, N>(columns, tiles);
+    let mut o_stage = stage::<E, N>(columns, tiles);
 
     let (row_of_batch, kv_head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, positions) = (q.shape(1), q.shape(2));
@@ -53,14 +47,11 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
     let v_rows = rows_of::<E, N>(v, row_of_batch, kv_head);
 
     let plane_row = UNIT_POS_Y as usize * comptime!(blocks * ROWS);
-    let lane = UNIT_POS_PLANE as usize;
-    let (lane_row, lane_column) = (lane / 4, lane % 4 * 2);
+    let lane = lane();
+    let row = begin + plane_row + lane.row;
     let scale = softmax_scale * comptime!(std::f32::consts::LOG2_E);
-
-    let d_tiles = comptime!(head_dim / COLUMNS);
-    let s_tiles = comptime!(columns / COLUMNS);
-    let mut dk_acc = zeros(comptime!(blocks * d_tiles));
-    let mut dv_acc = zeros(comptime!(blocks * d_tiles));
+    let mut dk_acc = zeros(comptime!(blocks * tiles.head_dim / COLUMNS));
+    let mut dv_acc = zeros(comptime!(blocks * tiles.head_dim / COLUMNS));
 
     copy_rows::<E, N>(k, &k_rows, begin, &mut k_stage, rows, tiles);
     copy_rows::<E, N>(v, &v_rows, begin, &mut v_stage, rows, tiles);
@@ -76,8 +67,7 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
         let mut last_seen = Array::<u32>::new(comptime!(2 * blocks));
         #[unroll]
         for i in 0..comptime!(2 * blocks) {
-            let key = min(begin + plane_row + lane_row + comptime!(i * 8), last);
-            last_seen[i] = last_seen_by[list + key];
+            last_seen[i] = last_seen_by[list + min(row + comptime!(i * 8), last)];
         }
         let q_rows = rows_of::<E, N>(q, row_of_batch, head);
         let o_rows = rows_of::<E, N>(d_out, row_of_batch, head);
@@ -91,73 +81,21 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
             let query = begin + step * columns;
             copy_rows::<E, N>(d_out, &o_rows, query, &mut o_stage, columns, tiles);
             commit();
-            let mut origin = Sequence::<f32>::new();
-            let mut mean = Sequence::<f32>::new();
-            #[unroll]
-            for n in 0..s_tiles {
-                #[unroll]
-                for side in 0..2usize {
-                    let at =
-                        min(query + lane_column + comptime!(n * COLUMNS + side), positions - 1);
-                    origin
-                        .push(statistics[(of_head + at) * 2] * comptime!(std::f32::consts::LOG2_E));
-                    mean.push(statistics[(of_head + at) * 2 + 1]);
-                }
-            }
+            let seeing = of_columns(statistics, of_head, query + lane.column, positions - 1, tiles);
             wait_for_all_but(1usize);
             sync_cube();
 
             let mut scores = rows_with_columns::<E, N>(&k_stage, plane_row, &q_stage, tiles);
             let whole = query >= last && query + columns <= sees_all;
-            #[unroll]
-            for block in 0..blocks {
-                #[unroll]
-                for n in 0..s_tiles {
-                    let tile = comptime!(block * s_tiles + n);
-                    #[unroll]
-                    for half in 0..2usize {
-                        let key = begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
-                        let seen_to = last_seen[comptime!(block * 2 + half)] as usize;
-                        let mut pair = scores.index(tile)[half];
-                        #[unroll]
-                        for side in 0..2usize {
-                            let mut weight = exp2(
-                                pair.extract(side) * scale - *origin.index(comptime!(2 * n + side)),
-                            );
-                            if !whole {
-                                let at = query + lane_column + comptime!(n * COLUMNS + side);
-                                weight = select(at >= key && at <= seen_to, weight, 0.0f32);
-                            }
-                            pair.insert(side, weight);
-                        }
-                        scores.index_mut(tile)[half] = pair;
-                    }
-                }
-            }
+            let column = query + lane.column;
+            to_weights(&mut scores, &seeing, &last_seen, row, column, whole, scale, tiles);
 
             wait_for_all_but(0usize);
             sync_cube();
             add_weighted::<E, N>(&mut dv_acc, &scores, &o_stage, tiles);
 
             let mut slopes = rows_with_columns::<E, N>(&v_stage, plane_row, &o_stage, tiles);
-            #[unroll]
-            for block in 0..blocks {
-                #[unroll]
-                for n in 0..s_tiles {
-                    let tile = comptime!(block * s_tiles + n);
-                    #[unroll]
-                    for half in 0..2usize {
-                        let weights = scores.index(tile)[half];
-                        let mut pair = slopes.index(tile)[half];
-                        #[unroll]
-                        for side in 0..2usize {
-                            let slope = pair.extract(side) - *mean.index(comptime!(2 * n + side));
-                            pair.insert(side, weights.extract(side) * slope);
-                        }
-                        slopes.index_mut(tile)[half] = pair;
-                    }
-                }
-            }
+            to_slopes(&mut slopes, &scores, &seeing, tiles);
 
             add_weighted::<E, N>(&mut dk_acc, &slopes, &q_stage, tiles);
             sync_cube();
@@ -168,22 +106,108 @@ pub(super) fn key_gradient_kernel<E: Float, N: Size, P: Size>(
         }
     }
 
+    let head_dim = comptime!(tiles.head_dim).runtime();
+    let head = (row_of_batch * kv_heads + kv_head) * positions * head_dim + lane.column;
+    let place = Place { head, stride: head_dim, row, last };
+    write_rows::<E, P>(&dk_acc, &equal(softmax_scale, tiles), dk, &place, tiles);
+    write_rows::<E, P>(&dv_acc, &equal(1.0f32.runtime(), tiles), dv, &place, tiles);
+}
+
+/// What belongs to the columns of this lane, which are queries: two in each tile of 8.
+#[derive(CubeType)]
+struct OfColumns {
+    /// `lse`, times log₂ e.
+    origin: Sequence<f32>,
+    /// `delta`
+    mean: Sequence<f32>,
+}
+
+#[cube]
+fn of_columns(
+    statistics: &Tensor<f32>,
+    of_head: usize,
+    column: usize,
+    last_query: usize,
+    #[comptime] tiles: MatrixTiles,
+) -> OfColumns {
+    let mut origin = Sequence::<f32>::new();
+    let mut mean = Sequence::<f32>::new();
     #[unroll]
-    for block in 0..blocks {
+    for n in 0..comptime!(tiles.columns / COLUMNS) {
         #[unroll]
-        for half in 0..2usize {
-            let key = begin + plane_row + lane_row + comptime!(block * ROWS + half * 8);
-            if key <= last {
-                let row = ((row_of_batch * kv_heads + kv_head) * positions + key) * head_dim
-                    + lane_column;
+        for side in 0..2usize {
+            let at = of_head + min(column + comptime!(n * COLUMNS + side), last_query);
+            origin.push(statistics[at * 2] * comptime!(std::f32::consts::LOG2_E));
+            mean.push(statistics[at * 2 + 1]);
+        }
+    }
+    OfColumns { origin, mean }
+}
+
+/// `pᵀ` in place of the scores. This lane's first row is of the key at `row`, its first column of the query at `column`; with
+/// `whole`, every query sees every key.
+#[cube]
+fn to_weights(
+    scores: &mut Sequence<Sums>,
+    seeing: &OfColumns,
+    last_seen: &Array<u32>,
+    row: usize,
+    column: usize,
+    whole: bool,
+    scale: f32,
+    #[comptime] tiles: MatrixTiles,
+) {
+    let across = comptime!(tiles.columns / COLUMNS);
+    #[unroll]
+    for block in 0..comptime!(tiles.blocks) {
+        #[unroll]
+        for n in 0..across {
+            let tile = comptime!(block * across + n);
+            #[unroll]
+            for half in 0..2usize {
+                let key = row + comptime!(block * ROWS + half * 8);
+                let seen_to = last_seen[comptime!(block * 2 + half)] as usize;
+                let mut pair = scores.index(tile)[half];
                 #[unroll]
-                for d in 0..d_tiles {
-                    let tile = comptime!(block * d_tiles + d);
-                    let at = (row + comptime!(d * COLUMNS)) / 2;
-                    let pair = dk_acc.index(tile)[half] * Pair::<f32>::new(softmax_scale);
-                    dk[at] = Vector::<E, P>::cast_from(pair);
-                    dv[at] = Vector::<E, P>::cast_from(dv_acc.index(tile)[half]);
+                for side in 0..2usize {
+                    let origin = *seeing.origin.index(comptime!(2 * n + side));
+                    let mut weight = exp2(pair.extract(side) * scale - origin);
+                    if !whole {
+                        let query = column + comptime!(n * COLUMNS + side);
+                        weight = select(query >= key && query <= seen_to, weight, 0.0f32);
+                    }
+                    pair.insert(side, weight);
                 }
+                scores.index_mut(tile)[half] = pair;
+            }
+        }
+    }
+}
+
+/// `dsᵀ` in place of `v·d_outᵀ`.
+#[cube]
+fn to_slopes(
+    products: &mut Sequence<Sums>,
+    weights: &Sequence<Sums>,
+    seeing: &OfColumns,
+    #[comptime] tiles: MatrixTiles,
+) {
+    let across = comptime!(tiles.columns / COLUMNS);
+    #[unroll]
+    for block in 0..comptime!(tiles.blocks) {
+        #[unroll]
+        for n in 0..across {
+            let tile = comptime!(block * across + n);
+            #[unroll]
+            for half in 0..2usize {
+                let weights = weights.index(tile)[half];
+                let mut pair = products.index(tile)[half];
+                #[unroll]
+                for side in 0..2usize {
+                    let mean = *seeing.mean.index(comptime!(2 * n + side));
+                    pair.insert(side, weights.extract(side) * (pair.extract(side) - mean));
+                }
+                products.index_mut(tile)[half] = pair;
             }
         }
     }

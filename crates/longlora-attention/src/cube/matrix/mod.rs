@@ -8,9 +8,12 @@ mod stage;
 mod tiles;
 mod products;
 mod softmax;
+mod output;
 mod forward;
 mod query_gradient;
 mod key_gradient;
+#[cfg(test)]
+mod tests;
 
 use std::f32::consts::LOG2_E;
 

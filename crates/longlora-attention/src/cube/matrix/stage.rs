@@ -6,6 +6,15 @@ use cubecl::prelude::*;
 use super::fragment::VECTOR;
 use super::tiles::{MatrixTiles, stride};
 
+/// Room for `rows` rows in shared memory.
+#[cube]
+pub(super) fn stage<E: Float, N: Size>(
+    #[comptime] rows: usize,
+    #[comptime] tiles: MatrixTiles,
+) -> Shared<[Vector<E, N>]> {
+    Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(rows * stride(tiles.head_dim)), 16usize)
+}
+
 /// The rows of one head, and where they lie in a tensor; counted in vectors.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Rows {

@@ -3,7 +3,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::products::{add_weighted, rows_of, rows_with_columns};
+use super::products::{add_weighted, rows_of, rows_with_columns, zeros};
 use super::softmax::{LOW, reset, shrink, weigh};
 use super::tiles::{SIDE, UnitTiles};
 
@@ -40,11 +40,7 @@ pub(super) fn forward_kernel<E: Float>(
     let q_rows = rows_of::<E>(q, batch_row, head, query);
 
     reset(&mut statistics, tiles);
-    let mut acc = Array::<f32>::new(comptime!(block * entries));
-    #[unroll]
-    for i in 0..comptime!(block * entries) {
-        acc[i] = 0.0;
-    }
+    let mut acc = zeros(comptime!(block * entries));
     for step in 0..steps {
         let key = key_begin + step * side;
         let k_rows = rows_of::<E>(k, batch_row, kv_head, key);

@@ -6,7 +6,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::products::{add_weighted, rows_of, rows_with_columns, write_rows};
+use super::products::{add_weighted, rows_of, rows_with_columns, share, write_rows, zeros};
 use super::tiles::{SIDE, UnitTiles};
 
 /// `dk`, and from `second` on `dv`, of one tile of keys of one head; see [`super::backward`].
@@ -25,9 +25,8 @@ pub(super) fn key_gradient_kernel<E: Float>(
     #[define(E)] _dtype: ElemType,
 ) {
     let (block, side, entries) = comptime!((tiles.block, tiles.side(), tiles.entries()));
-    let weight_stride = comptime!(tiles.weight_stride());
     let mut stage = Shared::<[f32]>::new_slice(comptime!(tiles.stage()));
-    let mut weights = Shared::<[f32]>::new_slice(comptime!(side * weight_stride));
+    let mut weights = Shared::<[f32]>::new_slice(comptime!(side * tiles.weight_stride()));
 
     let (batch_row, kv_head) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize);
     let (heads, positions, kv_heads) = (q.shape(1), q.shape(2), k.shape(1));
@@ -37,14 +36,8 @@ pub(super) fn key_gradient_kernel<E: Float>(
     let k_rows = rows_of::<E>(k, batch_row, kv_head, begin);
     let v_rows = rows_of::<E>(v, batch_row, kv_head, begin);
 
-    let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
-    let mut dk = Array::<f32>::new(comptime!(block * entries));
-    let mut dv = Array::<f32>::new(comptime!(block * entries));
-    #[unroll]
-    for i in 0..comptime!(block * entries) {
-        dk[i] = 0.0;
-        dv[i] = 0.0;
-    }
+    let mut dk = zeros(comptime!(block * entries));
+    let mut dv = zeros(comptime!(block * entries));
     for member in 0..shared_by {
         let head = kv_head * shared_by + member;
         let half = select(head < heads / 2, 0usize, 1usize);
@@ -53,61 +46,86 @@ pub(super) fn key_gradient_kernel<E: Float>(
         let steps = (last_seen_by[list + last] as usize + 1 - begin).div_ceil(side);
         for step in 0..steps {
             let query = begin + step * side;
+            let tile = Tile { list, of_head, key: begin, last, query, queries: positions };
             let q_rows = rows_of::<E>(q, batch_row, head, query);
             let o_rows = rows_of::<E>(d_out, batch_row, head, query);
             let mut scores = rows_with_columns::<E>(k, &k_rows, q, &q_rows, &mut stage, tiles);
-            #[unroll]
-            for i in 0..block {
-                let key = begin + y * block + i;
-                let seen_to = last_seen_by[list + min(key, last)] as usize;
-                #[unroll]
-                for j in 0..block {
-                    let column = x + comptime!(j * SIDE);
-                    let at = query + column;
-                    let visible = at >= key && at <= seen_to;
-                    let origin = statistics[(of_head + min(at, positions - 1)) * 2];
-                    let weight = (scores[comptime!(i * block + j)] * softmax_scale - origin).exp();
-                    scores[comptime!(i * block + j)] = select(visible, weight, 0.0f32);
-                    weights[(y * block + i) * weight_stride + column] =
-                        scores[comptime!(i * block + j)];
-                }
-            }
+            to_weights(&mut scores, last_seen_by, statistics, &tile, softmax_scale, tiles);
+            share(&scores, &mut weights, tiles);
             add_weighted::<E>(&mut dv, &weights, d_out, &o_rows, &mut stage, tiles);
-            let products = rows_with_columns::<E>(v, &v_rows, d_out, &o_rows, &mut stage, tiles);
-            #[unroll]
-            for i in 0..block {
-                #[unroll]
-                for j in 0..block {
-                    let column = x + comptime!(j * SIDE);
-                    let mean = statistics[(of_head + min(query + column, positions - 1)) * 2 + 1];
-                    let slope = scores[comptime!(i * block + j)]
-                        * (products[comptime!(i * block + j)] - mean);
-                    weights[(y * block + i) * weight_stride + column] = slope;
-                }
-            }
+            let mut slopes = rows_with_columns::<E>(v, &v_rows, d_out, &o_rows, &mut stage, tiles);
+            to_slopes(&mut slopes, &scores, statistics, &tile, tiles);
+            share(&slopes, &mut weights, tiles);
             add_weighted::<E>(&mut dk, &weights, q, &q_rows, &mut stage, tiles);
         }
     }
-    let head_dim = comptime!(tiles.head_dim);
-    let head_at = (batch_row * kv_heads + kv_head) * positions * head_dim;
-    write_rows::<E>(
-        gradients,
-        head_at,
-        head_dim.runtime(),
-        begin,
-        positions,
-        &dk,
-        softmax_scale,
-        tiles,
-    );
-    write_rows::<E>(
-        gradients,
-        second as usize + head_at,
-        head_dim.runtime(),
-        begin,
-        positions,
-        &dv,
-        1.0f32.runtime(),
-        tiles,
-    );
+    let head_dim = comptime!(tiles.head_dim).runtime();
+    let dk_at = (batch_row * kv_heads + kv_head) * positions * head_dim;
+    let dv_at = second as usize + dk_at;
+    let one = 1.0f32.runtime();
+    write_rows::<E>(gradients, dk_at, head_dim, begin, positions, &dk, softmax_scale, tiles);
+    write_rows::<E>(gradients, dv_at, head_dim, begin, positions, &dv, one, tiles);
+}
+
+/// The keys of a cube by the queries of a step.
+#[derive(CubeType, Clone, Copy)]
+struct Tile {
+    /// Where the list of the half of the heads begins.
+    list: usize,
+    /// Where the statistics of the head begin, in queries.
+    of_head: usize,
+    /// The first key, and the last one.
+    key: usize,
+    last: usize,
+    /// The first query, and how many the head has.
+    query: usize,
+    queries: usize,
+}
+
+/// `pᵀ` in place of the scores of this unit.
+#[cube]
+fn to_weights(
+    scores: &mut Array<f32>,
+    last_seen_by: &Tensor<u32>,
+    statistics: &Tensor<f32>,
+    tile: &Tile,
+    softmax_scale: f32,
+    #[comptime] tiles: UnitTiles,
+) {
+    let block = comptime!(tiles.block);
+    #[unroll]
+    for i in 0..block {
+        let key = tile.key + UNIT_POS_Y as usize * block + i;
+        let seen_to = last_seen_by[tile.list + min(key, tile.last)] as usize;
+        #[unroll]
+        for j in 0..block {
+            let query = tile.query + UNIT_POS_X as usize + comptime!(j * SIDE);
+            let visible = query >= key && query <= seen_to;
+            let origin = statistics[(tile.of_head + min(query, tile.queries - 1)) * 2];
+            let weight = (scores[comptime!(i * block + j)] * softmax_scale - origin).exp();
+            scores[comptime!(i * block + j)] = select(visible, weight, 0.0f32);
+        }
+    }
+}
+
+/// `dsᵀ` in place of the `v·d_outᵀ` of this unit.
+#[cube]
+fn to_slopes(
+    products: &mut Array<f32>,
+    weights: &Array<f32>,
+    statistics: &Tensor<f32>,
+    tile: &Tile,
+    #[comptime] tiles: UnitTiles,
+) {
+    let block = comptime!(tiles.block);
+    #[unroll]
+    for i in 0..block {
+        #[unroll]
+        for j in 0..block {
+            let query = tile.query + UNIT_POS_X as usize + comptime!(j * SIDE);
+            let mean = statistics[(tile.of_head + min(query, tile.queries - 1)) * 2 + 1];
+            let at = comptime!(i * block + j);
+            products[at] = weights[at] * (products[at] - mean);
+        }
+    }
 }

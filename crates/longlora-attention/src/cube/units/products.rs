@@ -34,6 +34,17 @@ fn read<E: Float>(x: &Tensor<E>, rows: &Rows, row: usize, entry: usize) -> f32 {
     f32::cast_from(x[rows.head + row * rows.stride + entry])
 }
 
+/// `number` zeros.
+#[cube]
+pub(super) fn zeros(#[comptime] number: usize) -> Array<f32> {
+    let mut zeros = Array::<f32>::new(number);
+    #[unroll]
+    for i in 0..number {
+        zeros[i] = 0.0;
+    }
+    zeros
+}
+
 /// Scores of all rows of `left` with all rows of `right`: the `block × block` of this unit, rows `unit y · block + i`, columns
 /// `unit x + SIDE · j`.
 #[cube]
@@ -49,11 +60,7 @@ pub(super) fn rows_with_columns<E: Float>(
     let row_len = comptime!(DEPTH + 1);
     let second = comptime!(side * row_len);
     let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
-    let mut sums = Array::<f32>::new(comptime!(block * block));
-    #[unroll]
-    for i in 0..comptime!(block * block) {
-        sums[i] = 0.0;
-    }
+    let mut sums = zeros(comptime!(block * block));
     for chunk in 0..comptime!(tiles.head_dim.div_ceil(DEPTH)) {
         sync_cube();
         #[unroll]
@@ -131,6 +138,22 @@ pub(super) fn add_weighted<E: Float>(
                     }
                 }
             }
+        }
+    }
+}
+
+/// Puts the `block × block` of this unit where all units find them.
+#[cube]
+pub(super) fn share(of_unit: &Array<f32>, shared: &mut [f32], #[comptime] tiles: UnitTiles) {
+    let block = comptime!(tiles.block);
+    let row_len = comptime!(tiles.weight_stride());
+    #[unroll]
+    for i in 0..block {
+        let row = (UNIT_POS_Y as usize * block + i) * row_len;
+        #[unroll]
+        for j in 0..block {
+            let column = UNIT_POS_X as usize + comptime!(j * SIDE);
+            shared[row + column] = of_unit[comptime!(i * block + j)];
         }
     }
 }

@@ -3,7 +3,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::products::{add_weighted, rows_of, rows_with_columns, write_rows};
+use super::products::{add_weighted, rows_of, rows_with_columns, write_rows, zeros};
 use super::tiles::{SIDE, UnitTiles};
 
 /// `dq` of one tile of queries of one head; see [`super::backward`].
@@ -39,11 +39,7 @@ pub(super) fn query_gradient_kernel<E: Float>(
     let o_rows = rows_of::<E>(d_out, batch_row, head, begin);
 
     let (x, y) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
-    let mut acc = Array::<f32>::new(comptime!(block * entries));
-    #[unroll]
-    for i in 0..comptime!(block * entries) {
-        acc[i] = 0.0;
-    }
+    let mut acc = zeros(comptime!(block * entries));
     for step in 0..steps {
         let key = key_begin + step * side;
         let k_rows = rows_of::<E>(k, batch_row, kv_head, key);
