@@ -4,6 +4,9 @@
 //! the cache. Here a chunk is cleared by the core that writes it, right before ([`written`]), or not at all ([`filled`]),
 //! where what is computed is written without reading what was there: a chunk that a product writes is larger than a cache,
 //! and its zeros would go to memory and back.
+//!
+//! Each chunk is a task of its own (`with_max_len(1)`), so that a core without work can take any that was not begun. Rayon by
+//! itself puts several into one task, of which nothing can be taken from a core that falls behind.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -44,7 +47,7 @@ pub fn filled_in_rounds<R: Send>(
     let mut numbers = Box::new_uninit_slice(len);
     let rounds = numbers.chunks_mut(chunk.saturating_mul(at_once)).enumerate();
     for (round, numbers) in rounds {
-        let chunks = numbers.par_chunks_mut(chunk).enumerate();
+        let chunks = numbers.par_chunks_mut(chunk).enumerate().with_max_len(1);
         let of_chunk = |(index, chunk): (usize, &mut Unwritten)| {
             let place = chunk.as_ptr_range();
             let (chunk, returned) = fill(round * at_once + index, chunk);
@@ -72,13 +75,12 @@ pub fn both_filled(
     let counts = [0, 1].map(|i| lens[i].div_ceil(chunks[i]));
     assert_eq!(counts[0], counts[1], "two arrays have different numbers of chunks");
     let [mut first, mut second] = lens.map(Box::new_uninit_slice);
-    first.par_chunks_mut(chunks[0]).zip(second.par_chunks_mut(chunks[1])).enumerate().for_each(
-        |(index, (first, second))| {
-            let places = [first.as_ptr_range(), second.as_ptr_range()];
-            let both = fill(index, [first, second]);
-            both.into_iter().zip(places).for_each(|(chunk, place)| assert_is_at(chunk, place));
-        },
-    );
+    let pairs = first.par_chunks_mut(chunks[0]).zip(second.par_chunks_mut(chunks[1])).enumerate();
+    pairs.with_max_len(1).for_each(|(index, (first, second))| {
+        let places = [first.as_ptr_range(), second.as_ptr_range()];
+        let both = fill(index, [first, second]);
+        both.into_iter().zip(places).for_each(|(chunk, place)| assert_is_at(chunk, place));
+    });
     // SAFETY: as above; there are as many chunks of one as of the other, so none was left out.
     #[expect(unsafe_code, reason = "only this shows that every chunk was written")]
     let both = unsafe { [first.assume_init(), second.assume_init()] };

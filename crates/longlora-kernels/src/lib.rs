@@ -1,4 +1,4 @@
-//! What a transformer block does between its matrices, each as one operation with its own backward.
+//! What a transformer does beside attention, each as one operation with its own backward.
 //!
 //! | operation | computes | keeps for the backward |
 //! | --- | --- | --- |
@@ -7,6 +7,7 @@
 //! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
 //! | [`linear()`] | `x·W` | `x` if `W` is trained, and `W` |
 //! | [`linear_with_update`] | `x·W + scale·(x·A)·B` | `x`, `x·A`, and the matrices |
+//! | [`nll`], [`loss_and_gradient`] | head and cross-entropy, a chunk of logits at a time | nothing: the gradient comes at once |
 //!
 //! Spelled out in tensor operations, as in [`mod@reference`], each is half a dozen passes over memory, and on a CPU they run
 //! on one core. Here it is one pass, on all cores, with SIMD chosen at run time; on GPUs one kernel. Types that a device's

@@ -35,6 +35,7 @@ pub(super) fn forward(
         .collect();
     let results: Vec<(Vec<f32>, Vec<f32>)> = query_tiles
         .par_iter()
+        .with_max_len(1)
         .map(|(piece, queries)| {
             arch.dispatch(QueryTile { problem, piece, queries: queries.clone(), q, k, v })
         })

@@ -53,7 +53,7 @@ pub(super) fn gradient(problem: &Problem<'_>, inputs: &Inputs<'_>) -> [Vec<f32>;
     let [mut dq, mut dk, mut dv] = [inputs.q, inputs.k, inputs.v].map(cleared);
     for round in rounds(&parts) {
         let results: Vec<(&Part<'_>, PartGradient)> =
-            round.par_iter().map(|part| (part, arch.dispatch(part))).collect();
+            round.par_iter().with_max_len(1).map(|part| (part, arch.dispatch(part))).collect();
         let kv_head = round[0].kv_head();
         let head = kv_head * problem.queries_per_kv();
         let of_queries = results.chunk_by(|(a, _), (b, _)| a.query_head() == b.query_head());

@@ -6,7 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::linear::{Weight, rows_per_chunk};
-use super::matrix::{Matrix, add_product, product};
+use super::matrix::{Matrix, add_product, fill_with_product, product};
 use crate::cross_entropy::{LOGITS_AT_ONCE, MOST_CORES};
 use crate::rows::{exp_and_sum, max};
 
@@ -37,7 +37,7 @@ pub(super) struct Gradient {
 pub(super) fn nll(problem: &Problem<'_>) -> Vec<f32> {
     let weight = Weight::of(problem.head);
     let positions = problem.positions();
-    let parts = problem.in_chunks(&positions, |some, logits| problem.score(some, &weight, logits));
+    let parts = problem.in_chunks(&positions, &weight, |some, logits| problem.score(some, logits));
     let mut nll = vec![0.0; problem.targets.len()];
     positions.iter().zip(parts.concat()).for_each(|(&token, value)| nll[token] = value);
     nll
@@ -47,8 +47,9 @@ pub(super) fn nll(problem: &Problem<'_>) -> Vec<f32> {
 pub(super) fn gradient(problem: &Problem<'_>, scale: f32) -> Gradient {
     let weight = Weight::of(problem.head);
     let positions = problem.positions();
-    let parts = problem
-        .in_chunks(&positions, |some, logits| problem.pull_back(some, &weight, scale, logits));
+    let pull_back =
+        |some: &[usize], logits: &mut [f32]| problem.pull_back(some, &weight, scale, logits);
+    let parts = problem.in_chunks(&positions, &weight, pull_back);
     problem.gather(&positions, parts, vec![])
 }
 
@@ -68,15 +69,22 @@ pub(super) fn gradient_with_head(problem: &Problem<'_>, scale: f32) -> Gradient 
             logits
                 .par_chunks_mut(tokens * vocab)
                 .zip(round.par_chunks(tokens))
-                .map(|(logits, positions)| problem.pull_back(positions, &weight, scale, logits)),
+                .with_max_len(1)
+                .map(|(logits, some)| {
+                    let hidden = problem.hidden_of(some);
+                    product(logits, Matrix::of_rows(&hidden, hidden_size), weight.matrix(), 1.0);
+                    problem.pull_back(some, &weight, scale, logits)
+                }),
         );
         let hidden = problem.hidden_of(round);
         let hidden = Matrix::of_rows(&hidden, hidden_size).transposed();
         let logits = Matrix::of_rows(logits, vocab);
         let rows = rows_per_chunk(hidden_size);
-        d_head.par_chunks_mut(rows * vocab).enumerate().for_each(|(index, d_head)| {
-            add_product(d_head, hidden.rows(index * rows, d_head.len() / vocab), logits, 1.0);
-        });
+        d_head.par_chunks_mut(rows * vocab).enumerate().with_max_len(1).for_each(
+            |(index, d_head)| {
+                add_product(d_head, hidden.rows(index * rows, d_head.len() / vocab), logits, 1.0);
+            },
+        );
     }
     problem.gather(&positions, parts, d_head)
 }
@@ -94,21 +102,25 @@ impl Problem<'_> {
         (LOGITS_AT_ONCE / 2 / vocab).clamp(1, 256)
     }
 
-    /// `work` on some tokens at a time, with room for their logits; what it returned, in their order.
+    /// `work` on the logits of some tokens at a time; what it returned, in their order.
     fn in_chunks<R: Send>(
         &self,
         positions: &[usize],
+        weight: &Weight<'_>,
         work: impl Fn(&[usize], &mut [f32]) -> R + Sync,
     ) -> Vec<R> {
         let (tokens, vocab) = (self.tokens_at_once(), self.head.shape()[1]);
         let has_many = rayon::current_num_threads() > MOST_CORES;
         let round = if has_many { MOST_CORES * tokens } else { positions.len().max(1) };
+        let of_chunk = |some: &[usize]| {
+            let hidden = self.hidden_of(some);
+            let hidden = Matrix::of_rows(&hidden, self.hidden_size());
+            let mut logits = Box::new_uninit_slice(some.len() * vocab);
+            work(some, fill_with_product(&mut logits, hidden, weight.matrix(), 1.0))
+        };
         let mut parts = vec![];
         for round in positions.chunks(round) {
-            parts.par_extend(round.par_chunks(tokens).map_init(Vec::new, |logits, some| {
-                logits.resize(some.len() * vocab, 0.0);
-                work(some, logits)
-            }));
+            parts.par_extend(round.par_chunks(tokens).with_max_len(1).map(of_chunk));
         }
         parts
     }
@@ -123,15 +135,13 @@ impl Problem<'_> {
         rows.flatten().copied().collect()
     }
 
-    /// Fills in the logits of some tokens and turns each row into `exp(logit - max)`; their losses.
-    fn score(&self, positions: &[usize], weight: &Weight<'_>, logits: &mut [f32]) -> Vec<f32> {
-        let hidden = self.hidden_of(positions);
-        product(logits, Matrix::of_rows(&hidden, self.hidden_size()), weight.matrix(), 1.0);
+    /// Losses of some tokens, by their logits, of which each row becomes `exp(logit - max)`.
+    fn score(&self, positions: &[usize], logits: &mut [f32]) -> Vec<f32> {
         self.for_rows(positions, logits, |row, target| Arch::new().dispatch(Nll { row, target }))
     }
 
-    /// Losses of some tokens and the gradient by their hidden states; leaves the gradient by the logits, `scale ·
-    /// (softmax - onehot(target))`.
+    /// Losses of some tokens and the gradient by their hidden states; in place of the logits, leaves the gradient by them,
+    /// `scale · (softmax - onehot(target))`.
     fn pull_back(
         &self,
         positions: &[usize],
@@ -139,8 +149,6 @@ impl Problem<'_> {
         scale: f32,
         logits: &mut [f32],
     ) -> (Vec<f32>, Vec<f32>) {
-        let hidden = self.hidden_of(positions);
-        product(logits, Matrix::of_rows(&hidden, self.hidden_size()), weight.matrix(), 1.0);
         let nll = self.for_rows(positions, logits, |row, target| {
             Arch::new().dispatch(NllGradient { row, target, scale })
         });
