@@ -22,7 +22,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use longlora_adapters::{AdapterConfig, RopeGranularity, RopeOffsetConfig};
+use longlora_adapters::{AdapterConfig, Dropout, RopeGranularity, RopeOffsetConfig};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::{Llama, LlamaConfig, Selection, count_trainable};
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let batch = TokenBatch::from_windows(&[Window { tokens, document_starts: vec![0] }], 0);
     let mut optimizer =
         Optimizer::new(&TrainingConfig { warmup_steps: 0, ..TrainingConfig::default() }, 0);
-    let step = StepBatch { micro_batches: vec![batch.clone()], dropout_seed: 0 };
+    let step = StepBatch { micro_batches: vec![batch.clone()], dropout: Dropout::new(0) };
     let (gradients, before) = reference::gradients(&llama, AttentionPattern::LONGLORA, &step);
     let adapted = optimizer.adam_w.step(optimizer.rates.step(), llama, gradients);
     let (_, after) = reference::gradients(&adapted, AttentionPattern::LONGLORA, &step);

@@ -21,9 +21,7 @@ use longlora_attention::AttentionPattern;
 use longlora_data::{Corpus, Tokenizer};
 use longlora_eval::{Measurement, PerplexityConfig, PerplexityTable, Protocol, perplexity};
 use longlora_llama::{Llama, load_adapter, load_pretrained};
-use longlora_train::{
-    Event, FinetuneConfig, LearningRates, RunFolder, Stop, extended_rope, finetune,
-};
+use longlora_train::{Event, FinetuneConfig, LearningRates, RunFolder, Stop, finetune};
 
 const CONTEXT: usize = 512;
 
@@ -54,7 +52,7 @@ fn main() -> Result<()> {
     let documents = novel.tokenize(Some(&Tokenizer::read(&model)?))?;
     let untouched = load_pretrained(&model, &device)?;
     let mut stretched = untouched.clone();
-    stretched.config.rope = extended_rope(&stretched.config.rope, RopeKind::Linear, CONTEXT);
+    stretched.config.rope = stretched.config.rope.extended(RopeKind::Linear, CONTEXT)?;
     let (fine_tuned, ..) = load_adapter(untouched.clone(), &run.adapter())?;
     let mut table = PerplexityTable::new();
     for (name, llama) in [

@@ -4,7 +4,7 @@ use std::fs;
 
 use burn::tensor::{Device, TensorData};
 use longlora_llama::{Selection, load_pretrained, read_tensors, write_tensors};
-use longlora_train::{Checkpoint, LearningRates, RunFolder, TrainError};
+use longlora_train::{Checkpoint, FolderLock, LearningRates, RunFolder, TrainError};
 use serde_json::{Value, json};
 
 use crate::fixture::{golden, model_with, write, write_json};
@@ -55,6 +55,22 @@ fn a_run_folder_is_never_overwritten_and_another_folder_never_resumed() {
     sentence::check(&error, &[&place.path("run").display().to_string(), "exists already"]);
     let error = place.resume("nowhere").unwrap_err();
     sentence::check(&error, &["nowhere", "not a run folder"]);
+}
+
+#[test]
+fn two_processes_do_not_train_in_one_folder() {
+    let place = Place::new();
+    place.run("run", &place.config(), 1).unwrap();
+    let lock = FolderLock::take(&place.path("run")).unwrap();
+    let error = place.resume("run").unwrap_err();
+    sentence::check(&error, &["another process", &place.path("run").display().to_string()]);
+    // What the other process has begun is not ours to remove.
+    fs::create_dir(place.path("new")).unwrap();
+    let other = FolderLock::take(&place.path("new")).unwrap();
+    RunFolder::create(&place.path("new")).unwrap().discard_unless_begun().unwrap();
+    assert!(place.path("new").exists());
+    drop((lock, other));
+    place.resume("run").unwrap();
 }
 
 #[test]

@@ -322,3 +322,22 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let checkpoint = folder.path().join(format!("run/checkpoints/step-{steps:06}"));
     assert!(checkpoint.join("state.json").exists(), "no checkpoint of step {steps}");
 }
+
+/// A window no longer than a group has no sparse attention to be measured in, and documents that are too short one by one are
+/// read as one text: neither ends a run that has been trained.
+#[test]
+fn a_table_leaves_out_what_cannot_be_measured_and_says_so() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let documents: Vec<Vec<usize>> =
+        (0..60).map(|document| (0..150).map(|i| (i * 7 + document) % 96).collect()).collect();
+    fs::write(folder.path().join("ids.json"), format!("{documents:?}")).expect("a small file");
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let options = ["--group-size", "128", "--steps", "1", "--accumulation", "1"];
+    let output = longlora(folder.path(), &finetune(model, &options));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("held-out documents has 150 tokens"), "{said}");
+    let report = json(&folder.path().join("runs/1/report.json")).to_string();
+    assert!(report.contains("fine-tuned, sparse attention"), "{report}");
+}

@@ -59,14 +59,18 @@ fn a_config_that_is_no_json_or_lacks_a_key_is_named() {
         check(&load(model.path()).unwrap_err(), &[&config.display().to_string()]);
     }
     check_config(json!({ "hidden_size": null }), &["null"]);
-    check_config(json!({ "vocab_size": "many" }), &["many"]);
-    check_config(json!({ "num_hidden_layers": -2 }), &["-2"]);
+    check_config(json!({ "vocab_size": "many" }), &["`vocab_size`", "many"]);
+    check_config(json!({ "num_hidden_layers": -2 }), &["`num_hidden_layers`", "-2"]);
+    check_config(json!({ "eos_token_id": 0.5 }), &["`eos_token_id`", "0.5"]);
 }
 
 #[test]
 fn what_would_be_ignored_is_refused() {
     check_config(json!({ "model_type": "gemma" }), &["`model_type`", "`gemma`", "`llama`"]);
     check_config(json!({ "model_type": null }), &["`model_type`", "`null`"]);
+    check_config(json!({ "model_type": -1 }), &["`model_type`", "`-1`"]);
+    let rope = json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
+    check_config(json!({ "rope_parameters": rope }), &["`partial_rotary_factor`", "`0.5`"]);
     check_config(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "`gelu`", "`silu`"]);
     check_config(json!({ "attention_bias": "yes" }), &["`attention_bias`", "`\"yes\"`"]);
     for (family, key) in [("mistral", "attention_bias"), ("qwen3", "mlp_bias")] {
@@ -118,6 +122,12 @@ fn sizes_that_contradict_each_other_are_refused() {
     check_config(json!({ "num_attention_heads": 0 }), &["no heads"]);
     check_config(json!({ "num_hidden_layers": 0 }), &["layers"]);
     check_config(json!({ "head_dim": 15 }), &["head_dim", "`15`"]);
+    check_config(json!({ "hidden_size": 0, "head_dim": 16 }), &["`hidden_size`", "`0`"]);
+    check_config(json!({ "intermediate_size": 0 }), &["`intermediate_size`", "`0`"]);
+    for epsilon in [0.0, -1.0, 1e300, 1e-300] {
+        check_config(json!({ "rms_norm_eps": epsilon }), &["`rms_norm_eps`", "positive"]);
+    }
+    check_config(json!({ "max_position_embeddings": 1_u64 << 32 }), &["`4294967296`", "at most"]);
 }
 
 #[test]

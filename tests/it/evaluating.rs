@@ -65,6 +65,13 @@ fn an_exam_that_was_interrupted_goes_on_where_it_was() {
         format!("{forged}\n{}\n", lines[1..].join("\n"))
     );
 
+    // Nor is one question two.
+    let with = |lengths, depths| {
+        ["eval", "passkey", "--model", &model, "--lengths", lengths, "--depths", depths]
+    };
+    check_mistake(here, &with("200,250,200", "0,1"), &["--lengths", "`200` twice"]);
+    check_mistake(here, &with("200,250", "0,1,0"), &["--depths", "`0` twice"]);
+
     // Another model's answers are others.
     let longer =
         ["eval", "passkey", "--model", &model, "--lengths", "400", "--rope-scaling", "yarn"];

@@ -253,6 +253,7 @@ fn mistakes_are_told_in_one_sentence_and_leave_nothing_behind() {
     let model = utf8(&model);
     check_done(here, "whole.gguf", &convert(model, "whole.gguf", &[]));
     write(&here.join("torn.gguf"), &read(&here.join("whole.gguf"))[..1_000_000]);
+    write(&here.join("told.gguf.longlora_export.json"), b"mine");
     let before = names(here);
     let check = |model: &str, out: &str, more: &[&str], needles: &[&str]| {
         check_mistake(here, &convert(model, out, more), needles);
@@ -260,6 +261,7 @@ fn mistakes_are_told_in_one_sentence_and_leave_nothing_behind() {
 
     check(model, "whole.gguf", &[], &["`whole.gguf` exists already"]);
     check(model, ".", &[], &["`.` exists already"]);
+    check(model, "told.gguf", &[], &["`told.gguf.longlora_export.json` exists already"]);
     check(model, "nowhere/..", &[], &["`nowhere/..` names no file"]);
     check(model, "out", &["--dtype", "q8_0"], &["`q8_0`", "f32, f16 or bf16"]);
     check(model, "out.gguf", &["--max-shard-size", "2MB"], &["GGUF", "--max-shard-size"]);
@@ -335,7 +337,7 @@ fn what_an_interrupted_export_leaves_is_cleared_by_the_next() {
         let args = convert(utf8(&model), out, &[]);
         let target = folder.path().join(out);
         let (here, name) = (target.parent().unwrap(), target.file_name().unwrap());
-        let partial = format!(".partial-{}", name.to_str().unwrap());
+        let partial = format!(".longlora-partial-{}", name.to_str().unwrap());
         let mut child = Command::new(env!("CARGO_BIN_EXE_longlora"))
             .args(&args)
             .current_dir(folder.path())

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
+use longlora_adapters::Dropout;
 use longlora_data::{TokenBatch, Window};
 use longlora_train::StepBatch;
 use safetensors::{Dtype, SafeTensors};
@@ -112,7 +113,7 @@ pub(crate) fn windows(rows: &[Vec<u32>]) -> Vec<Window> {
 /// A step over one micro-batch of such windows.
 pub(crate) fn step_batch(rows: &[Vec<u32>]) -> StepBatch {
     let micro_batches = vec![TokenBatch::from_windows(&windows(rows), 0)];
-    StepBatch { micro_batches, dropout_seed: 0 }
+    StepBatch { micro_batches, dropout: Dropout::new(0) }
 }
 
 /// A copy of a model folder whose `config.json` has other values for some keys.

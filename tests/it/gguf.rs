@@ -107,7 +107,8 @@ fn check_rope(scaling: RopeScaling, expected: Option<RopeScaling>) {
 #[test]
 fn rope_scalings_come_back() {
     check_rope(RopeScaling::None, None);
-    check_rope(RopeScaling::Linear { factor: 4.0 }, None);
+    check_rope(linear(None), None);
+    check_rope(linear(Some(64)), None);
     check_rope(RopeScaling::stretch(RopeKind::Yarn, 64, 256), None);
     for factor in [1.0, 1.25] {
         let mut hot = RopeScaling::stretch(RopeKind::Yarn, 64, 256);
@@ -124,6 +125,10 @@ fn rope_scalings_come_back() {
         original_max_position_embeddings: 8192,
     };
     check_rope(llama3, None);
+}
+
+fn linear(original_max_position_embeddings: Option<usize>) -> RopeScaling {
+    RopeScaling::Linear { factor: 4.0, original_max_position_embeddings }
 }
 
 fn longrope(short_factor: Vec<f64>, long_factor: Vec<f64>) -> RopeScaling {
@@ -150,7 +155,7 @@ fn check_refused(change: impl FnOnce(&mut Llama), parts: &[&str]) {
 
 #[test]
 fn what_llama_cpp_would_compute_otherwise_is_refused() {
-    let dynamic = RopeScaling::Dynamic { factor: 2.0, original: None };
+    let dynamic = RopeScaling::stretch(RopeKind::Dynamic, 64, 128);
     check_refused(|llama| llama.config.rope.scaling = dynamic, &["dynamic NTK", "GGUF"]);
     check_refused(|llama| llama.config.windows.fill(Some(12)), &["sliding window", "`12`", "`64`"]);
     check_refused(|llama| llama.config.model_type = "seed_oss".to_owned(), &["`seed_oss`"]);
@@ -219,6 +224,12 @@ fn a_file_that_is_no_model_of_ours_is_named() {
     check_file(|m| m.insert("llama.rope.scaling.type", text("spiral")), None, &["`spiral`"]);
     check_file(|m| m.insert("llama.rope.scaling.type", text("yarn")), None, &["factor"]);
     check_file(|m| m.insert("llama.rope.scaling.type", text("longrope")), None, &["rope_factors"]);
+    for number in [f32::NAN, f32::INFINITY] {
+        check_file(|m| m.insert("llama.rope.freq_base", Entry::F32(number)), None, &["freq_base"]);
+        let epsilon = "llama.attention.layer_norm_rms_epsilon";
+        check_file(|m| m.insert(epsilon, Entry::F32(number)), None, &["rms_epsilon"]);
+    }
+    check_file(|m| m.insert("split.count", Entry::U32(2)), None, &["`split.count`", "--merge"]);
     // What llama.cpp would heed.
     check_file(|m| m.insert("llama.logit_scale", Entry::F32(2.0)), None, &["`llama.logit_scale`"]);
     check_file(|m| m.insert("llama.rope.scale_linear", Entry::F32(2.0)), None, &["scale_linear"]);
@@ -238,7 +249,7 @@ fn a_file_that_is_no_model_of_ours_is_named() {
 fn a_factor_without_a_type_is_linear() {
     let factor = |m: &mut Metadata| m.insert("llama.rope.scaling.factor", Entry::F32(4.0));
     let (_folder, changed) = changed(factor, None);
-    assert_eq!(load(&changed).config.rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(load(&changed).config.rope.scaling, linear(None));
 }
 
 /// A model whose numbers were drawn anew is another model: the comparison above is no tautology.

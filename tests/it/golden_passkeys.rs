@@ -13,7 +13,6 @@ use longlora_eval::{
     Examinee, PasskeyProtocol, Prompter, Question, Results, Scoring, exam, passkey_questions,
 };
 use longlora_llama::{Llama, load_pretrained};
-use longlora_train::extended_rope;
 use serde_json::Value;
 
 use crate::fixture::{json, model, shared};
@@ -49,7 +48,7 @@ fn stretched(llama: &Llama, config: &str) -> Llama {
         "linear_x2" => RopeKind::Linear,
         other => panic!("{other}"),
     };
-    llama.config.rope = extended_rope(&llama.config.rope, kind, 2 * 8192);
+    llama.config.rope = llama.config.rope.extended(kind, 2 * 8192).unwrap();
     llama
 }
 

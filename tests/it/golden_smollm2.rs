@@ -108,7 +108,7 @@ fn the_model_as_it_is() {
 
 #[test]
 fn position_interpolation() {
-    let scaling = RopeScaling::Linear { factor: 4.0 };
+    let scaling = RopeScaling::stretch(RopeKind::Linear, NATIVE, 4 * NATIVE);
     check("position_interpolation", "linear_x4", scaled(scaling));
 }
 
@@ -161,7 +161,7 @@ fn check_gradients(test: &str, name: &str, run: &str, pattern: AttentionPattern)
     let group = ParamGroup::from_any_predicates(vec!["norm.gamma", "embed_tokens.weight"]);
     let mut llama = llama.unfreeze_group(group);
     let selection = Selection::Adapter(config);
-    llama.config.rope.scaling = RopeScaling::Linear { factor: 2.0 };
+    llama.config.rope.scaling = RopeScaling::stretch(RopeKind::Linear, NATIVE, 2 * NATIVE);
 
     let ours = of_step(
         &llama,

@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::TrainStep;
+use longlora_adapters::Dropout;
 use longlora_attention::AttentionPattern;
 use longlora_data::{BatchStream, Order, Windows};
 use longlora_llama::{
@@ -14,8 +15,7 @@ use longlora_llama::{
 };
 use longlora_train::{
     Event, Execution, FinetuneConfig, HeldOut, ModelConfig, ModelSizes, Optimizer, Outcome,
-    PretrainConfig, RunFolder, StepBatch, StepReport, Stop, Trainee, TrainingConfig, extended_rope,
-    pretrain,
+    PretrainConfig, RunFolder, StepBatch, StepReport, Stop, Trainee, TrainingConfig, pretrain,
 };
 use serde_json::json;
 
@@ -155,7 +155,7 @@ fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
     let device = Device::default().autodiff();
     let mut llama = load_pretrained(&config.model.path, &device).unwrap();
     let length = config.context.length;
-    llama.config.rope = extended_rope(&llama.config.rope, config.context.rope_scaling, length);
+    llama.config.rope = llama.config.rope.extended(config.context.rope_scaling, length).unwrap();
     let training = &config.training;
     let windows = Windows::pack(documents, length).unwrap();
     let order = Order::Shuffled { seed: config.seed };
@@ -168,7 +168,7 @@ fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
     };
     let mut optimizer = Optimizer::new(training, 0);
     for number in 0..training.steps {
-        let batch = StepBatch { micro_batches: stream.step(number), dropout_seed: 0 };
+        let batch = StepBatch { micro_batches: stream.step(number), dropout: Dropout::new(0) };
         let grads = TrainStep::step(&trainee, batch).grads;
         trainee = optimizer.adam_w.step(optimizer.rates.step(), trainee, grads);
     }

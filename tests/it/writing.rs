@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use longlora_data::{ChatTemplate, Message, Tokenizer};
-use longlora_llama::{GenerateOptions, load_pretrained, reference};
+use longlora_llama::{GenerateOptions, load_pretrained, read_tensors, reference, write_tensors};
 use tempfile::TempDir;
 
 use crate::cli::{check_mistake, longlora, text};
@@ -113,6 +113,25 @@ fn a_stop_string_ends_the_text_before_itself_whatever_the_tokens() {
     // A stop string does not count in the prompt.
     let options = ["--prompt", PROMPT, "--max-new-tokens", "30", "--stop", "God said"];
     assert!(generated(&options).len() > PROMPT.len() + 10);
+}
+
+/// Nothing is made up of what is no number: neither words nor a score.
+#[test]
+fn a_model_that_computes_no_numbers_says_nothing() {
+    let model = talking();
+    let path = model.path().join("model.safetensors");
+    let mut tensors = read_tensors(&path).unwrap();
+    let norm = tensors.get_mut("model.norm.weight").unwrap();
+    *norm = TensorData::new(vec![f32::NAN; norm.num_elements()], norm.shape().clone());
+    write_tensors(&path, &tensors).unwrap();
+    let folder = TempDir::new().unwrap();
+    let options = args("generate", model.path(), &["--prompt", PROMPT]);
+    check_mistake(folder.path(), &options, &["NaN", "weight"]);
+    let name = model.path().to_str().unwrap();
+    let options = ["eval", "passkey", "--model", name, "--lengths", "200"];
+    check_mistake(folder.path(), &options, &["NaN", name, "passkey"]);
+    let answers = fs::read_to_string(folder.path().join("results/passkey.jsonl")).unwrap();
+    assert_eq!(answers, "");
 }
 
 #[test]

@@ -14,17 +14,15 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// From the seed of the run and step.
+    /// From the seed of a run.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// An independent source for part `index` of whatever this one is for (splitmix64).
+    /// An independent source for part `index` of whatever this one is for: a step of a run, a micro-batch of a step, a layer.
     pub fn part(self, index: u64) -> Self {
-        let mut seed = self.seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        seed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        seed = (seed ^ (seed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Self { seed: seed ^ (seed >> 31) }
+        // Mixed before it is moved: sources of neighbouring seeds or parts would be each other's parts.
+        Self { seed: mixed(mixed(self.seed).wrapping_add(index)) }
     }
 
     /// Each entry is dropped with `probability`, and the others grow by `1 / (1 - probability)`.
@@ -41,8 +39,18 @@ impl Dropout {
     }
 }
 
+/// Another number for every number: a step of splitmix64.
+fn mixed(number: u64) -> u64 {
+    let z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use burn::tensor::Device;
 
     use super::*;
@@ -74,6 +82,17 @@ mod tests {
             for other in &sources[..i] {
                 assert_ne!(mask(*one, 0.5), mask(*other, 0.5), "{one:?}, {other:?}");
             }
+        }
+    }
+
+    /// Of neighbouring seeds, steps, micro-batches and layers, which are all small numbers.
+    #[test]
+    fn no_two_sources_of_a_run_are_the_same() {
+        let mut seeds = HashSet::new();
+        for path in (0..20_u64.pow(4)).map(|i| [i % 20, i / 20 % 20, i / 400 % 20, i / 8000]) {
+            let [run, step, micro_batch, layer] = path;
+            let source = Dropout::new(run).part(step).part(micro_batch).part(layer);
+            assert!(seeds.insert(source.seed), "{path:?} has another's seed");
         }
     }
 

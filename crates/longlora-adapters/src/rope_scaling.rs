@@ -45,8 +45,8 @@ pub struct RopeConfig {
     pub head_dim: usize,
     /// Base of the geometric row of wavelengths; 10,000 in RoPE and LLaMA-2, 500,000 in LLaMA-3.
     pub theta: f64,
-    /// Longest sequence the model is meant for, in tokens, after the scaling (see
-    /// [`RopeConfig::original_context`]).
+    /// Longest sequence the model is meant for, in tokens, after the scaling. Configs of Hugging Face often have the
+    /// pre-trained context there instead: see [`RopeConfig::from_hugging_face`].
     pub max_position_embeddings: usize,
     /// How the pre-trained context is stretched.
     pub scaling: RopeScaling,
@@ -55,27 +55,47 @@ pub struct RopeConfig {
 impl RopeConfig {
     /// Context the model was pre-trained with, in tokens.
     ///
-    /// What the scaling records, where it does (yarn, longrope, llama3, dynamic with `original`).
-    /// Else Hugging Face's only witness is `max_position_embeddings`: without scaling it is the
-    /// answer; for dynamic too, because transformers anchors the stretch there; for linear and ntk
-    /// it counts as the stretched length, so it is divided by the factor and rounded. LongLoRA's
-    /// own training code leaves it at the pre-trained length instead: for a model it made the
-    /// answer is too small by the factor. No frequency depends on it.
+    /// What the scaling records, where it does. Without scaling it is the whole context. Of ntk, and of a linear scaling
+    /// that records nothing, it is the whole context divided by the factor and rounded.
     pub fn original_context(&self) -> usize {
         match &self.scaling {
             RopeScaling::None => self.max_position_embeddings,
-            RopeScaling::Linear { factor } | RopeScaling::Ntk { factor } => {
+            RopeScaling::Linear { factor, original_max_position_embeddings: None }
+            | RopeScaling::Ntk { factor } => {
                 (self.max_position_embeddings as f64 / factor).round() as usize
             }
-            RopeScaling::Dynamic { original, .. } => {
-                original.unwrap_or(self.max_position_embeddings)
+            RopeScaling::Linear { original_max_position_embeddings: Some(original), .. } => {
+                *original
             }
-            RopeScaling::Yarn { original_max_position_embeddings, .. }
+            RopeScaling::Dynamic { original_max_position_embeddings, .. }
+            | RopeScaling::Yarn { original_max_position_embeddings, .. }
             | RopeScaling::LongRope { original_max_position_embeddings, .. }
             | RopeScaling::Llama3 { original_max_position_embeddings, .. } => {
                 *original_max_position_embeddings
             }
         }
+    }
+
+    /// The position embedding that reaches `length` tokens: this one where it does already, else the pre-trained one,
+    /// stretched. A scaling that the model came with is replaced by one for the whole way, not multiplied.
+    ///
+    /// # Errors
+    /// [`RopeError::UnclearOriginal`], if it has to be stretched further, or perhaps has, and from where is not told.
+    pub fn extended(&self, kind: RopeKind, length: usize) -> Result<Self, RopeError> {
+        if let RopeScaling::Linear { factor, original_max_position_embeddings: None } = self.scaling
+        {
+            let said = self.original_context();
+            return if length <= said {
+                Ok(self.clone())
+            } else {
+                Err(RopeError::UnclearOriginal { said, factor })
+            };
+        }
+        if length <= self.max_position_embeddings {
+            return Ok(self.clone());
+        }
+        let scaling = RopeScaling::stretch(kind, self.original_context(), length);
+        Ok(Self { max_position_embeddings: length, scaling, ..self.clone() })
     }
 }
 
@@ -93,6 +113,9 @@ pub enum RopeScaling {
     Linear {
         /// Every frequency is divided by it.
         factor: f64,
+        /// Pre-trained context in tokens; `None` if a config does not tell, as few do: nothing that is computed depends
+        /// on it, but how far the model reaches does.
+        original_max_position_embeddings: Option<usize>,
     },
     /// NTK-aware interpolation with a fixed base (bloc97, 2023; told in arXiv:2309.00071, sec.
     /// 3.1): `theta' = theta · factor^(head_dim / (head_dim - 2))`, so that the last pair is slowed
@@ -104,15 +127,14 @@ pub enum RopeScaling {
     /// Dynamic NTK (emozilla, 2023; told in arXiv:2309.00071, sec. 3.3): the base grows with the
     /// sequence at hand.
     ///
-    /// Up to `original` tokens it is plain RoPE. Keys rotated at one length do not match queries of
+    /// Up to `original_max_position_embeddings` tokens it is plain RoPE. Keys rotated at one length do not match queries of
     /// another: a cache has to hold them before their rotation.
     Dynamic {
-        /// Steepness of the growth past `original`; the base is multiplied by
+        /// Steepness of the growth past the pre-trained context; the base is multiplied by
         /// `(factor · seq / original - (factor - 1))^(head_dim / (head_dim - 2))`.
         factor: f64,
-        /// Pre-trained context in tokens; `None` means `max_position_embeddings`, as transformers
-        /// always has it.
-        original: Option<usize>,
+        /// Pre-trained context in tokens.
+        original_max_position_embeddings: usize,
     },
     /// NTK by parts with a temperature (YaRN, arXiv:2309.00071, sec. 3.2 and 3.4).
     Yarn {
@@ -190,9 +212,14 @@ impl RopeScaling {
         let factor = target as f64 / original as f64;
         match kind {
             RopeKind::None => Self::None,
-            RopeKind::Linear => Self::Linear { factor: factor.ceil() },
+            RopeKind::Linear => Self::Linear {
+                factor: factor.ceil(),
+                original_max_position_embeddings: Some(original),
+            },
             RopeKind::Ntk => Self::Ntk { factor },
-            RopeKind::Dynamic => Self::Dynamic { factor, original: Some(original) },
+            RopeKind::Dynamic => {
+                Self::Dynamic { factor, original_max_position_embeddings: original }
+            }
             RopeKind::Yarn => Self::Yarn {
                 factor,
                 original_max_position_embeddings: original,

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_part_of_a_text_turns_as_it_does_within_the_whole_to_the_bit() {
         let device = Device::flex();
-        let dynamic = RopeScaling::Dynamic { factor: 4.0, original: Some(5) };
+        let dynamic = RopeScaling::Dynamic { factor: 4.0, original_max_position_embeddings: 5 };
         for scaling in [RopeScaling::None, dynamic] {
             let config = config(HEAD_DIM, scaling);
             for offset in offsets(&device) {

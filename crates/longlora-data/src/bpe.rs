@@ -11,6 +11,8 @@ const EOS: &str = "</s>";
 
 /// The special tokens and every byte.
 const SMALLEST_VOCABULARY: usize = 2 + 256;
+/// More tokens than any model has.
+const LARGEST_VOCABULARY: usize = 1 << 24;
 
 /// A pair seen once teaches nothing.
 const MIN_COUNT: u64 = 2;
@@ -26,11 +28,14 @@ type ByteLevelBpe = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, TemplatePro
 /// tokenizer, to the byte.
 ///
 /// # Errors
-/// A `vocab_size` without room for every byte.
+/// A `vocab_size` without room for every byte, or with room for more tokens than any model has.
 pub fn train_byte_level_bpe<'a>(
     texts: impl Iterator<Item = &'a str>,
     vocab_size: usize,
 ) -> Result<Tokenizer, DataError> {
+    if vocab_size > LARGEST_VOCABULARY {
+        return Err(DataError::VocabularyTooLarge { vocab_size, largest: LARGEST_VOCABULARY });
+    }
     if vocab_size < SMALLEST_VOCABULARY {
         return Err(DataError::VocabularyTooSmall { vocab_size, smallest: SMALLEST_VOCABULARY });
     }

@@ -15,7 +15,8 @@ use serde_json::Value as Json;
 use crate::chat_json::to_json;
 use crate::gguf_tokenizer::tokenizer_config;
 use crate::strftime::strftime;
-use crate::tokenizer::{parse_config, read_if_present};
+use crate::tokenizer::read_if_present;
+use crate::tokenizer_config::TokenizerConfig;
 use crate::{DataError, Tokenizer};
 
 /// Steps of the template engine that any conversation may take: a second of one core at most.
@@ -97,11 +98,7 @@ impl ChatTemplate {
             true => model,
             false => model.parent().unwrap_or(Path::new("")),
         };
-        let config_path = folder.join("tokenizer_config.json");
-        let config = match read_if_present(&config_path)? {
-            Some(content) => parse_config(&config_path, &content)?,
-            None => Json::Null,
-        };
+        let config = TokenizerConfig::beside(&folder.join("tokenizer.json"))?.into_keys();
         let tokens = special_tokens(&config, tokenizer);
         let source = template_source(folder, &config)?;
         source.map(|(path, source)| Self::new(path, &source, tokens)).transpose()

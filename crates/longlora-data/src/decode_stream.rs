@@ -1,4 +1,8 @@
+use crate::tokenizer::is_byte_token;
 use crate::{DataError, Tokenizer};
+
+/// Tokens of a text before that are looked at, and more where these begin within a character.
+const CONTEXT: usize = 8;
 
 /// Decodes ids one at a time and hands out only text that no later id can change.
 ///
@@ -46,6 +50,27 @@ impl Tokenizer {
             text: String::new(),
             ends_in_bytes: false,
         }
+    }
+
+    /// The same for a text that goes on behind `before`, of which nothing is handed out any more: whether the first word
+    /// begins with a space is seen from what stands before it.
+    pub fn decode_stream_after(&self, before: &[u32]) -> Result<DecodeStream<'_>, DataError> {
+        // A run of bytes that is cut in two is another text.
+        let begins_text = |at: &usize| match self.token(before[*at]) {
+            Some(token) => {
+                !is_byte_token(&token)
+                    && !self.decode(&before[*at..=*at]).unwrap_or_default().is_empty()
+            }
+            None => false,
+        };
+        let last = before.len().saturating_sub(CONTEXT);
+        let start = (0..last.min(before.len())).rev().find(begins_text).unwrap_or_default();
+        let window = before[start..].to_vec();
+        let text = self.decode(&window)?;
+        // The beginning of a character is not given yet: its end is still to come.
+        let given = text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned();
+        let context = window.len();
+        Ok(DecodeStream { tokenizer: self, window, context, given, text, ends_in_bytes: false })
     }
 }
 
@@ -195,6 +220,54 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         fs::write(&path, json.to_string()).unwrap();
         Tokenizer::read(&path).unwrap()
+    }
+
+    fn behind(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> String {
+        let mut stream = tokenizer.decode_stream_after(before).unwrap();
+        let pieces: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        pieces + &stream.finish()
+    }
+
+    /// Nothing of a prompt is said again, and no character is cut: `<0x41>` is A, 4 to 6 are 你.
+    #[test]
+    fn a_text_goes_on_where_another_ends() {
+        let tokenizer = with_byte_tokens();
+        let (a, byte, you) = (4, 8, [5, 6, 7]);
+        assert_eq!(tokenizer.decode(&[you[0], you[1], you[2], byte]).unwrap(), "你A");
+        for before in
+            [vec![], vec![a], vec![a, byte], vec![byte; 12], [vec![a], you.repeat(9)].concat()]
+        {
+            for ids in
+                [vec![a, a], vec![byte, a], [&you[..], &[byte]].concat(), [&[1][..], &you].concat()]
+            {
+                let (whole, first) =
+                    ([&before[..], &ids].concat(), tokenizer.decode(&before).unwrap());
+                let whole = tokenizer.decode(&whole).unwrap();
+                assert_eq!(
+                    first + &behind(&tokenizer, &before, &ids),
+                    whole,
+                    "{before:?}, {ids:?}"
+                );
+            }
+        }
+        // The end of a character whose beginning stands before.
+        assert_eq!(behind(&tokenizer, &[a, you[0], you[1]], &[you[2], a]), "你 a");
+    }
+
+    #[test]
+    fn whatever_stands_before_what_follows_is_the_rest_of_the_whole() {
+        let tokenizer = embedded();
+        for text in TEXTS {
+            let ids = tokenizer.encode(text).unwrap();
+            for cut in 0..=ids.len() {
+                let (before, behind_it) = ids.split_at(cut);
+                let first = tokenizer.decode(before).unwrap();
+                if first.ends_with(char::REPLACEMENT_CHARACTER) {
+                    continue;
+                }
+                assert_eq!(first + &behind(&tokenizer, before, behind_it), text);
+            }
+        }
     }
 
     proptest! {

@@ -250,6 +250,14 @@ pub enum DataError {
         /// What the `tokenizers` crate said.
         source: TokenizersError,
     },
+    /// Room for tokens is taken before there are any.
+    #[error("a vocabulary of `{vocab_size}` tokens is larger than any; ask for {largest} at most")]
+    VocabularyTooLarge {
+        /// What was asked for.
+        vocab_size: usize,
+        /// What is possible.
+        largest: usize,
+    },
     /// A vocabulary without room for all bytes.
     #[error("a vocabulary of `{vocab_size}` has no room for every byte; ask for `{smallest}`")]
     VocabularyTooSmall {

@@ -10,8 +10,9 @@ use crate::gguf_keys as keys;
 use crate::gguf_tokenizer::merges_by_score;
 use crate::gguf_vocabulary::TokenKind;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::tokenizer::{is_byte_token, parse_config, read_if_present};
-use crate::{DataError, NotForGguf, Tokenizer};
+use crate::tokenizer::is_byte_token;
+use crate::tokenizer_config::TokenizerConfig;
+use crate::{DataError, NotForGguf, SpecialTokens, Tokenizer};
 
 /// What a GGUF file says of the tokenizer in a model's Hugging Face folder: all of its
 /// `tokenizer.ggml.*`, and the chat template. If the model is a GGUF file itself, that is what it
@@ -41,11 +42,7 @@ pub fn gguf_metadata(model: &Path, vocab_size: usize) -> Result<Metadata, DataEr
 
     let mut metadata = Metadata::new();
     let tokens = tokens(&tokenizer, vocab_size);
-    let config_path = model.join("tokenizer_config.json");
-    let config = match read_if_present(&config_path)? {
-        Some(content) => parse_config(&config_path, &content)?,
-        None => Json::Null,
-    };
+    let config = TokenizerConfig::beside(&model.join("tokenizer.json"))?.into_keys();
     let ids = special_ids(&config, &tokenizer);
     let kinds = kinds(&tokens, &parts, ids.unknown);
     parts.describe(&tokens, &kinds, &mut metadata).map_err(refused)?;
@@ -284,9 +281,10 @@ fn special_ids(config: &Json, tokenizer: &Tokenizer) -> SpecialIds {
         let token = &config[name];
         tokenizer.token_id(token.as_str().or_else(|| token["content"].as_str())?)
     };
+    let SpecialTokens { bos, eos } = tokenizer.special_tokens();
     SpecialIds {
-        bos: id("bos_token"),
-        eos: id("eos_token"),
+        bos: bos.as_ref().map(|token| token.id),
+        eos: eos.as_ref().map(|token| token.id),
         unknown: id("unk_token"),
         padding: id("pad_token"),
     }

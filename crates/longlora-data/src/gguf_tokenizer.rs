@@ -5,12 +5,12 @@ use longlora_gguf::{GgufFile, Metadata};
 use serde_json::{Value as Json, json};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::BPE;
-use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 
 use crate::gguf_keys as keys;
 use crate::gguf_vocabulary::{TokenKind, Vocabulary, Words, is_filler};
 use crate::tokenizer::is_byte_token;
+use crate::tokenizer_config::around_text;
 use crate::{DataError, SpecialToken, SpecialTokens, Tokenizer, VocabularyProblem, atomic};
 
 impl Tokenizer {
@@ -113,8 +113,10 @@ impl<'a> Vocabulary<'a> {
         let added = |token: &str, special| AddedToken::from(token, special).normalized(false);
         inner.add_special_tokens(self.special().map(|token| added(token, true)))?;
         inner.add_tokens(self.of_kind(TokenKind::UserDefined).map(|token| added(token, false)))?;
-        if let Some(template) = self.template()? {
-            inner.with_post_processor(Some(template));
+        let (bos, eos) = self.added_ids();
+        if bos.is_some() || eos.is_some() {
+            let [bos, eos] = [bos, eos].map(|id| id.map(|id| (self.token(id), id)));
+            inner.with_post_processor(Some(around_text(bos, eos)?));
         }
         Ok(inner)
     }
@@ -165,37 +167,6 @@ impl<'a> Vocabulary<'a> {
         tokens
             .filter(move |(id, (_, kind))| is_special(*id, **kind))
             .map(|(_, (token, _))| token.as_str())
-    }
-
-    /// As transformers writes it for `add_bos_token` and `add_eos_token`.
-    fn template(&self) -> tokenizers::Result<Option<TemplateProcessing>> {
-        let (bos, eos) = self.added_ids();
-        if bos.is_none() && eos.is_none() {
-            return Ok(None);
-        }
-        let token =
-            |id: u32, text: u32| json!({"SpecialToken": {"id": self.token(id), "type_id": text}});
-        let text = |name: &str, text: u32| {
-            let sequence = json!({"Sequence": {"id": name, "type_id": text}});
-            let before = bos.map(|id| token(id, text));
-            let behind = eos.map(|id| token(id, text));
-            before.into_iter().chain([sequence]).chain(behind)
-        };
-        let tokens: serde_json::Map<_, _> = [bos, eos]
-            .into_iter()
-            .flatten()
-            .map(|id| (self.token(id).to_string(), id))
-            .map(|(token, id)| {
-                let entry = json!({"id": token, "ids": [id], "tokens": [token]});
-                (token, entry)
-            })
-            .collect();
-        Ok(Some(serde_json::from_value(json!({
-            "type": "TemplateProcessing",
-            "single": text("A", 0).collect::<Vec<_>>(),
-            "pair": text("A", 0).chain(text("B", 1)).collect::<Vec<_>>(),
-            "special_tokens": tokens,
-        }))?))
     }
 }
 

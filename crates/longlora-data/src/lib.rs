@@ -60,6 +60,7 @@ mod error;
 mod document;
 mod token_file;
 mod tokenizer;
+mod tokenizer_config;
 mod decode_stream;
 mod bpe;
 mod chat;

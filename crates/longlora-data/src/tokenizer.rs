@@ -1,11 +1,11 @@
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use longlora_gguf::{GgufFile, is_gguf};
-use serde::Deserialize;
 use serde_json::json;
 
+use crate::tokenizer_config::{TokenizerConfig, config_beside};
 use crate::{DataError, atomic};
 
 /// Turns text into token ids and back, as the model's `tokenizer.json` says.
@@ -35,8 +35,8 @@ pub struct SpecialToken {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or the one in a model's folder, and from the `tokenizer_config.json`
-    /// beside it the names of the special tokens, if there is one; or all of it from a `.gguf` file.
+    /// Reads `tokenizer.json`, or the one in a model's folder, and what `tokenizer_config.json` and
+    /// `special_tokens_map.json` beside it add, as transformers' fast tokenizers do; or all of it from a `.gguf` file.
     ///
     /// Truncation and padding that the file asks for are switched off: a book is encoded whole.
     ///
@@ -58,7 +58,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(content).map_err(bad)?;
         inner.with_truncation(None).map_err(bad)?;
         inner.with_padding(None);
-        let special_tokens = read_special_tokens(&config_beside(&file), &inner)?;
+        let special_tokens = TokenizerConfig::beside(&file)?.apply(&mut inner)?;
         Ok(Self::new(inner, special_tokens))
     }
 
@@ -116,7 +116,7 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The tokens that begin and end a text, as far as `tokenizer_config.json` names them.
+    /// The tokens that begin and end a text, as far as the files name them.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special_tokens
     }
@@ -156,62 +156,23 @@ pub(crate) fn is_byte_token(token: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
-fn config_beside(tokenizer: &Path) -> PathBuf {
-    tokenizer.with_file_name("tokenizer_config.json")
-}
-
-fn read_special_tokens(
-    path: &Path,
-    tokenizer: &tokenizers::Tokenizer,
-) -> Result<SpecialTokens, DataError> {
-    /// Written by transformers, which has written both forms.
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Name {
-        Plain(String),
-        Added { content: String },
-    }
-    #[derive(Deserialize)]
-    struct Config {
-        bos_token: Option<Name>,
-        eos_token: Option<Name>,
-    }
-    let Some(content) = read_if_present(path)? else {
-        return Ok(SpecialTokens::default());
-    };
-    let Config { bos_token, eos_token } = serde_json::from_slice(&content)
-        .map_err(|source| DataError::BadTokenizerConfig { path: path.into(), source })?;
-    let find = |(Name::Plain(content) | Name::Added { content })| {
-        let id = tokenizer.token_to_id(&content);
-        let id = id.ok_or_else(|| DataError::UnknownSpecialToken {
-            path: path.into(),
-            token: content.clone(),
-        })?;
-        Ok::<_, DataError>(SpecialToken { content, id })
-    };
-    Ok(SpecialTokens {
-        bos: bos_token.map(find).transpose()?,
-        eos: eos_token.map(find).transpose()?,
-    })
-}
-
-/// A `tokenizer_config.json` as it is; an object or an error.
-pub(crate) fn parse_config(path: &Path, content: &[u8]) -> Result<serde_json::Value, DataError> {
-    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(content);
-    let bad = |source| DataError::BadTokenizerConfig { path: path.into(), source };
-    object.map(serde_json::Value::Object).map_err(bad)
-}
-
 pub(crate) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A link to nothing is there.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() =>
+        {
+            Ok(None)
+        }
         Err(source) => Err(DataError::Read { path: path.into(), source }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
     use crate::train_byte_level_bpe;
 

@@ -1,3 +1,5 @@
+use std::iter;
+
 use crate::DataError;
 
 /// A piece of the corpus that the model sees at once.
@@ -84,8 +86,17 @@ impl Windows {
         let inside = self.document_starts[first..last].iter().map(|position| position - start);
         Window {
             tokens: self.tokens[start..end].to_vec(),
-            document_starts: std::iter::once(0).chain(inside).collect(),
+            document_starts: iter::once(0).chain(inside).collect(),
         }
+    }
+
+    /// The documents, each of them whole again; one that was begun in another part, from where it goes on here.
+    pub fn documents(&self) -> Vec<&[u32]> {
+        let cuts = self.document_starts.iter().copied().filter(|&start| start > 0);
+        let starts = iter::once(0).chain(cuts.clone());
+        let ends = cuts.chain(iter::once(self.tokens.len()));
+        let documents = starts.zip(ends).map(|(start, end)| &self.tokens[start..end]);
+        documents.filter(|document| !document.is_empty()).collect()
     }
 
     /// Keeps whole windows from the end for validation; returns the training part first.
@@ -137,6 +148,20 @@ mod tests {
 
     fn all(windows: &Windows) -> Vec<Window> {
         (0..windows.len()).map(|index| windows.get(index)).collect()
+    }
+
+    #[test]
+    fn documents_of_a_part_are_those_that_it_was_packed_of() {
+        let documents = vec![vec![3, 1, 4, 1, 5], vec![], vec![9, 2, 6], vec![5, 3]];
+        let whole = Windows::pack(documents, 4).unwrap();
+        let documents: [&[u32]; 3] = [&[3, 1, 4, 1, 5], &[9, 2, 6], &[5, 3]];
+        assert_eq!(whole.documents(), documents);
+        let (kept, held_out) = whole.split_validation(0.4);
+        assert_eq!(kept.documents(), [&[3, 1, 4, 1]]);
+        let documents: [&[u32]; 3] = [&[5], &[9, 2, 6], &[5, 3]];
+        assert_eq!(held_out.documents(), documents);
+        let nothing = held_out.split_validation(0.0).1;
+        assert!(nothing.documents().is_empty());
     }
 
     #[test]

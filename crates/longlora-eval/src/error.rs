@@ -109,6 +109,30 @@ pub enum EvalError {
         /// Tokens that the model reaches.
         room: usize,
     },
+    /// A chat template that does not say what a user says.
+    #[error(
+        "the chat template makes `{rendered}` bytes of a question that has `{text}`; it leaves out what the user says: use \
+         another, or ask without a chat"
+    )]
+    SilentTemplate {
+        /// Bytes of the question.
+        text: usize,
+        /// Bytes of the conversation.
+        rendered: usize,
+    },
+    /// A model whose scores are no numbers.
+    #[error(
+        "{model} computes NaN or infinity at question `{id}` of {task}; is there a damaged weight, or a number in its \
+         config.json or adapter that makes no sense?"
+    )]
+    NotANumber {
+        /// What results files call the model.
+        model: String,
+        /// The task.
+        task: String,
+        /// The question.
+        id: String,
+    },
     /// A token that the model does not know.
     #[error(
         "question `{id}` of {task} has token `{token}`, but the model's vocabulary ends before `{vocab_size}`; \

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use longlora_llama::{GenerateOptions, Llama};
+use longlora_llama::{GenerateOptions, Llama, StopReason};
 use sha2::{Digest, Sha256};
 
 use crate::{Answer, EvalError, Prompter, Question, Results};
@@ -28,7 +28,7 @@ pub struct Examinee {
 ///
 /// # Errors
 /// [`EvalError`], if a question cannot be turned into tokens, does not fit into the model's context, has a token that
-/// the model does not know, or an answer cannot be written.
+/// the model does not know, the model computes numbers that are none, or an answer cannot be written.
 ///
 /// # Panics
 /// If the model is on an autodiff device.
@@ -49,8 +49,10 @@ pub fn exam(
         let prompt = prompter.prompt(&question.text, &question.opening)?;
         let key = key(&examinee.key, &prompt, question);
         let answer = match results.get(&key) {
-            // By today's rules, whenever it was given.
+            // By today's rules, and in today's place of the table, whenever it was given.
             Some(answer) => Answer {
+                length: question.length,
+                depth: question.depth,
                 score: question.scoring.score(&answer.output, &question.answers),
                 ..answer.clone()
             },
@@ -110,6 +112,10 @@ fn ask(
     let options =
         GenerateOptions { max_new_tokens: question.max_new_tokens, ..GenerateOptions::default() };
     let generated = llama.generate(prompt, &options, |_| ControlFlow::Continue(()));
+    if generated.stop == StopReason::NotFinite {
+        let (task, id) = (question.task.clone(), question.id.clone());
+        return Err(EvalError::NotANumber { model: name.clone(), task, id });
+    }
     let output = continuation(prompter, prompt, &generated.ids)?;
     Ok(Answer {
         key,
@@ -128,11 +134,7 @@ fn ask(
 /// The text of new tokens. They are decoded after the prompt's last ones: by themselves, some tokenizers lose the space
 /// before the first.
 fn continuation(prompter: &Prompter, prompt: &[u32], new: &[u32]) -> Result<String, EvalError> {
-    let tokenizer = prompter.tokenizer();
-    let mut stream = tokenizer.decode_stream();
-    for &id in &prompt[prompt.len().saturating_sub(8)..] {
-        stream.push(id)?;
-    }
+    let mut stream = prompter.tokenizer().decode_stream_after(prompt)?;
     let mut output = String::new();
     for &id in new {
         output += &stream.push(id)?;

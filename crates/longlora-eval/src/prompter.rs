@@ -31,12 +31,16 @@ impl Prompter {
     /// What the model reads: the text, and how its answer begins.
     ///
     /// # Errors
-    /// Those of the tokenizer and of the chat template.
+    /// Those of the tokenizer and of the chat template, and [`EvalError::SilentTemplate`].
     pub fn prompt(&self, text: &str, opening: &str) -> Result<Vec<u32>, EvalError> {
         Ok(match &self.chat {
             None => self.tokenizer.encode(&format!("{text}{opening}"))?,
             Some(template) => {
                 let turn = template.render(&[Message::new("user", text)], true)?;
+                let (text, rendered) = (text.trim().len(), turn.len());
+                if rendered < text {
+                    return Err(EvalError::SilentTemplate { text, rendered });
+                }
                 // The turn ends where an answer begins, so that a space in between would be one too many.
                 self.tokenizer.encode_rendered(&(turn + opening.trim_start()))?
             }

@@ -312,7 +312,8 @@ impl Metadata {
     /// # Errors
     /// [`GgufError::WrongType`]
     pub fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
-        self.typed(key, "a number", Value::as_number)
+        let finite = |value: &Value| value.as_number().filter(|number| number.is_finite());
+        self.typed(key, "a finite number", finite)
     }
 
     /// A boolean.
@@ -458,7 +459,7 @@ mod tests {
         );
         check(
             metadata.number("name"),
-            "key `name` of `model.gguf` has a string, where a number is needed",
+            "key `name` of `model.gguf` has a string, where a finite number is needed",
         );
         check(
             metadata.boolean("count"),

@@ -4,7 +4,7 @@ use ureq::Agent;
 use ureq::http::Uri;
 
 use crate::blob::Blob;
-use crate::cache::RepoFolder;
+use crate::cache::{RepoFolder, cached};
 use crate::environment::{self, Environment};
 use crate::name::{ModelName, stays_inside};
 use crate::remote::{Listing, Remote, settings};
@@ -124,11 +124,14 @@ impl Hub {
     pub fn fetch(&self, wanted: &Wanted, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
         let name = ModelName::new(&wanted.name)?;
         let repo = name.at(&wanted.revision)?;
-        if self.offline {
-            return Err(HubError::Offline { name: wanted.name.clone() });
-        }
         let cache = self.cache.as_ref().ok_or(HubError::NoCache)?;
         let cache = std::path::absolute(cache).map_err(HubError::file("find", cache))?;
+        if self.offline {
+            // As huggingface_hub: what is there is there.
+            let whole = wanted.files.is_empty() && wanted.revision == "main";
+            let folder = whole.then(|| cached(&wanted.name, &cache)).flatten();
+            return folder.ok_or_else(|| HubError::Offline { name: wanted.name.clone() });
+        }
         let folder = RepoFolder::new(&cache, repo.clone());
         let token = self.token.as_deref();
         let remote = Remote { agent: &self.agent, endpoint: &self.endpoint, token, repo };

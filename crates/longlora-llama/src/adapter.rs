@@ -73,7 +73,8 @@ impl AdapterFacts {
             return Err(LlamaError::NotAnAdapter { path: folder.to_owned() });
         }
         let path = folder.join(OUR_CONFIG);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+        // A link to nothing is there, and says that something is missing.
+        if path.symlink_metadata().is_ok() { read_json(&path).map(Some) } else { Ok(None) }
     }
 
     /// Checks what no tensor would notice.

@@ -119,6 +119,13 @@ const MAX_COUNT: usize = 16_384;
 const MAX_SIZE: usize = 1 << 24;
 
 impl LlamaConfig {
+    /// Dropout that the config asks for in training, which is not applied: keys and probabilities. Few models have any.
+    pub fn ignored_dropout(&self) -> Vec<(&'static str, f64)> {
+        let asked = |key| Some((key, self.hugging_face.get(key)?.as_f64()?));
+        let asked = ["attention_dropout", "residual_dropout"].into_iter().filter_map(asked);
+        asked.filter(|&(_, probability)| probability != 0.0).collect()
+    }
+
     /// Reads the `config.json` of a model folder, or what a GGUF file says in its place.
     ///
     /// # Errors
@@ -147,7 +154,8 @@ impl LlamaConfig {
             #[serde(default)]
             eos_token_id: TokenIds,
         }
-        if !path.exists() {
+        // A link to nothing is there.
+        if path.symlink_metadata().is_err() {
             return Ok(());
         }
         let text = std::fs::read_to_string(path).map_err(LlamaError::file("read", path))?;
@@ -174,7 +182,9 @@ impl LlamaConfig {
             return Err(LlamaError::Unsupported {
                 path: path.to_owned(),
                 key: "model_type",
-                value: model_type.unwrap_or("null").to_owned(),
+                value: hugging_face.get("model_type").map_or("null".to_owned(), |it| {
+                    it.as_str().map_or_else(|| it.to_string(), str::to_owned)
+                }),
                 supported: "supported are `llama`, `mistral`, `mixtral`, `qwen2` and `qwen3`",
             });
         };
@@ -190,9 +200,7 @@ impl LlamaConfig {
         mut hugging_face: Map<String, Value>,
         path: &Path,
     ) -> Result<Self, LlamaError> {
-        let json = |source| LlamaError::Json { path: path.to_owned(), source };
-        let raw: HuggingFaceConfig =
-            serde_json::from_value(Value::Object(hugging_face.clone())).map_err(json)?;
+        let raw = HuggingFaceConfig::parse(&hugging_face, path)?;
         let keys = Keys { fields: &hugging_face, path };
         raw.refuse_what_we_would_ignore(&keys, &family)?;
         let kv_heads = raw.kv_heads(&family, path)?;
@@ -297,6 +305,28 @@ impl Keys<'_> {
 }
 
 impl HuggingFaceConfig {
+    /// # Errors
+    /// [`LlamaError::Config`], naming the key and the value: serde tells neither of a parsed object.
+    fn parse(fields: &Map<String, Value>, path: &Path) -> Result<Self, LlamaError> {
+        let parse = |fields: Map<String, Value>| serde_json::from_value(Value::Object(fields));
+        parse(fields.clone()).map_err(|error: serde_json::Error| {
+            let said = error.to_string();
+            let without =
+                |key: &String| fields.clone().into_iter().filter(|(it, _)| it != key).collect();
+            let complains = |key: &String| {
+                parse(without(key))
+                    .err()
+                    .is_some_and(|it: serde_json::Error| it.to_string() == said)
+            };
+            let culprit = fields.iter().find(|(key, _)| !complains(key));
+            let reason = match culprit {
+                Some((key, value)) => format!("`{key}` is `{value}`, which it cannot be: {said}"),
+                None => said,
+            };
+            LlamaError::Config { path: path.to_owned(), reason }
+        })
+    }
+
     fn refuse_what_we_would_ignore(
         &self,
         keys: &Keys<'_>,
@@ -312,7 +342,10 @@ impl HuggingFaceConfig {
                 return keys.refuse(key, true, "this family has none");
             }
         }
-        if let Some(factor) = self.partial_rotary_factor
+        // In transformers 5 it stands in the dictionary.
+        let of_rope = keys.present("rope_parameters").or(keys.present("rope_scaling"));
+        let of_rope = of_rope.and_then(|rope| rope.get("partial_rotary_factor")?.as_f64());
+        if let Some(factor) = self.partial_rotary_factor.or(of_rope)
             && factor != 1.0
         {
             return keys.refuse("partial_rotary_factor", factor, "supported is `1`");
@@ -359,12 +392,24 @@ impl HuggingFaceConfig {
             ("intermediate_size", self.intermediate_size, MAX_SIZE),
             ("vocab_size", self.vocab_size, MAX_SIZE),
         ];
-        match sizes.into_iter().find(|(_, size, largest)| size > largest) {
-            None => Ok(()),
-            Some((key, size, largest)) => {
-                let reason = format!("`{key}` is `{size}`, and no model has more than {largest}");
-                Err(LlamaError::Config { path: path.to_owned(), reason })
+        let invalid = |reason: String| Err(LlamaError::Config { path: path.to_owned(), reason });
+        if let Some((key, size, largest)) =
+            sizes.into_iter().find(|(_, size, largest)| size > largest)
+        {
+            return invalid(format!("`{key}` is `{size}`, and no model has more than {largest}"));
+        }
+        for (key, size) in
+            [("hidden_size", self.hidden_size), ("intermediate_size", self.intermediate_size)]
+        {
+            if size == 0 {
+                return invalid(format!("`{key}` is `0`, and a model needs at least 1"));
             }
+        }
+        match self.rms_norm_eps.map(|epsilon| epsilon as f32) {
+            Some(epsilon) if !(epsilon > 0.0 && epsilon.is_finite()) => invalid(format!(
+                "`rms_norm_eps` is `{epsilon}` in f32, and has to be positive and finite"
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -54,6 +54,9 @@ pub enum StopReason {
     Length,
     /// The caller wanted no more.
     Stopped,
+    /// The scores of the next token are not finite numbers: there is none to choose. A weight is damaged, or a number of the
+    /// config makes no sense.
+    NotFinite,
 }
 
 impl GenerateOptions {
@@ -125,7 +128,12 @@ impl Llama {
         let mut sampler = Sampler::new(&options.sampling);
         let mut stop = StopReason::Length;
         while text.len() - prompt < options.max_new_tokens {
-            let next = sampler.next(self.next_logits(read(text)), text);
+            let logits = self.next_logits(read(text));
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                stop = StopReason::NotFinite;
+                break;
+            }
+            let next = sampler.next(logits, text);
             if self.config.eos_token_ids.contains(&next) {
                 stop = StopReason::EndOfText;
                 break;

@@ -1,7 +1,7 @@
 //! LLaMA on burn: one architecture, its weights as Hugging Face stores them, its adapters as PEFT does.
 //!
 //! ```text
-//! config.json ─► LlamaConfig ─► Llama ◄─ model*.safetensors
+//! config.json ─► LlamaConfig ─► Llama ◄─ model*.safetensors, pytorch_model*.bin, or all of it from *.gguf
 //!                                 │   ◄─ adapter_model.safetensors
 //! token ids ─► embed ─► Block · · · Block ─► norm ─► hidden states ─► cross-entropy, in chunks
 //! ```

@@ -44,9 +44,9 @@ impl Pass {
         plan.layer(layer)
     }
 
-    /// The same pass in training, with dropout drawn from `seed`; layers without dropout ignore it.
-    pub fn with_dropout(self, seed: u64) -> Self {
-        Self { dropout: Some(Dropout::new(seed)), ..self }
+    /// The same pass in training, with dropout; layers without dropout ignore it.
+    pub fn with_dropout(self, dropout: Dropout) -> Self {
+        Self { dropout: Some(dropout), ..self }
     }
 
     /// The rotary tables of a layer: moved by its own offset, by the model's, or by none.

@@ -1,5 +1,6 @@
 //! What one optimizer step learns from.
 
+use longlora_adapters::Dropout;
 use longlora_attention::{Layout, Row};
 use longlora_data::TokenBatch;
 
@@ -8,14 +9,19 @@ use longlora_data::TokenBatch;
 pub struct StepBatch {
     /// Run one after another; the loss is the mean over all their targets together.
     pub micro_batches: Vec<TokenBatch>,
-    /// Seed of this step's dropout.
-    pub dropout_seed: u64,
+    /// This step's dropout.
+    pub dropout: Dropout,
 }
 
 impl StepBatch {
     /// Targets of all micro-batches.
     pub fn num_targets(&self) -> usize {
         self.micro_batches.iter().map(TokenBatch::num_targets).sum()
+    }
+
+    /// The micro-batches, each with a dropout of its own.
+    pub(crate) fn with_dropout(&self) -> impl Iterator<Item = (Dropout, &TokenBatch)> {
+        (0..).map(|index| self.dropout.part(index)).zip(&self.micro_batches)
     }
 
     /// Tokens of all micro-batches, padding left out.

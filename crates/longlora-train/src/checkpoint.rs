@@ -26,6 +26,8 @@ const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.bpk";
 const TABLE: &str = "table.safetensors";
 const STATE: &str = "state.json";
+/// What to do about a checkpoint that cannot be read.
+const INSTEAD: &str = "remove this checkpoint, and the run goes on from the one before";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +112,7 @@ impl Checkpoint {
         let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes));
         let record = record.map_err(|error| TrainError::NotResumable {
             path,
-            reason: format!("its optimizer state is torn: {error}"),
+            reason: format!("its optimizer state is torn: {error}; {INSTEAD}"),
         })?;
         let mut optimizer = Optimizer::new(config, checkpoint.step);
         optimizer.adam_w = optimizer.adam_w.load_record(record);
@@ -120,7 +122,7 @@ impl Checkpoint {
             let loaded = optimizer.table.load(read_tensors(&path)?, table.dims(), &table.device());
             loaded.map_err(|reason| TrainError::NotResumable {
                 path,
-                reason: format!("its optimizer state is torn: {reason}"),
+                reason: format!("its optimizer state is torn: {reason}; {INSTEAD}"),
             })?;
         }
         Ok((checkpoint, llama, optimizer))

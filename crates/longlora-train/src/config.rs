@@ -121,7 +121,7 @@ pub struct TrainingConfig {
     pub betas: [f64; 2],
     /// Added to AdamW's denominator; PyTorch's 1e-8.
     pub epsilon: f64,
-    /// Decoupled weight decay; LongLoRA has 0. RoPE offsets are never decayed.
+    /// Decoupled weight decay; LongLoRA has 0. Norms, biases and RoPE offsets are never decayed.
     pub weight_decay: f64,
     /// Largest norm of the whole gradient; 0 does not clip. Hugging Face's default is 1.
     pub max_grad_norm: f64,
@@ -254,6 +254,20 @@ impl FinetuneConfig {
     /// # Errors
     /// [`TrainError`], naming the key and the value.
     pub fn validate(&self) -> Result<(), TrainError> {
+        let held_out = match &self.data.held_out {
+            HeldOut::Path(path) => Some(("data.held_out.path", path)),
+            HeldOut::Fraction(_) => None,
+        };
+        let paths = [("model.path", &self.model.path), ("data.path", &self.data.path)];
+        for (key, path) in paths.into_iter().chain(held_out) {
+            if path.to_str().is_none() {
+                return Err(TrainError::Value {
+                    key,
+                    value: path.display().to_string(),
+                    needed: "it has to be UTF-8, or config.toml could not hold it; rename it",
+                });
+            }
+        }
         if !(2..=LONGEST).contains(&self.context.length) {
             let value = self.context.length.to_string();
             return Err(TrainError::Value {
@@ -314,8 +328,9 @@ impl TrainingConfig {
     /// [`TrainError::Value`], naming the key and the value.
     pub fn validate(&self) -> Result<(), TrainError> {
         let rates = &self.learning_rates;
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let fraction = |x: f64| (0.0..1.0).contains(&x);
+        // In f32, in which they will count.
+        let positive = |x: f64| (x as f32).is_finite() && x as f32 > 0.0;
+        let fraction = |x: f64| (0.0..1.0).contains(&(x as f32));
         let at_least_one = "at least 1 is needed";
         let count = |key, count: usize| {
             (
@@ -348,7 +363,7 @@ impl TrainingConfig {
                 "training.betas",
                 format!("{:?}", self.betas),
                 self.betas.into_iter().all(fraction),
-                "both have to be in [0, 1)",
+                "both have to be in [0, 1), rounded to f32",
             ),
             ("training.epsilon", self.epsilon.to_string(), positive(self.epsilon), POSITIVE),
             (
@@ -380,7 +395,7 @@ const LONGEST: usize = 1 << 32;
 /// Of what is counted in windows or folders.
 const MOST: usize = 1 << 20;
 
-const POSITIVE: &str = "it has to be a positive number";
+const POSITIVE: &str = "it has to be a positive number, rounded to f32";
 
 /// What toml says about a mistake, on one line: where, the line itself, what is wrong, and which keys there are.
 pub(crate) fn one_line(error: &toml::de::Error) -> String {

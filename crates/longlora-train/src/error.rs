@@ -93,6 +93,14 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// Two processes in one folder would write over each other.
+    #[error(
+        "another process of longlora works in `{path}`; wait until it is done, or take another folder"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// There is nothing to go on with.
     #[error("`{path}` cannot be resumed: {reason}")]
     NotResumable {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use burn::tensor::{DType, Device};
-use longlora_adapters::{AdapterConfig, RopeConfig, RopeKind, RopeScaling};
+use longlora_adapters::AdapterConfig;
 use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
 use longlora_llama::{
     AdapterFacts, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
@@ -15,6 +15,7 @@ use crate::config::{FinetuneConfig, HeldOut};
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
 use crate::execution::MemoryPlan;
+use crate::folder_lock::FolderLock;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
@@ -34,6 +35,7 @@ pub fn finetune(
 ) -> Result<Outcome, TrainError> {
     config.validate()?;
     let config = &config.clone().absolute()?;
+    let _lock = FolderLock::take(run.path())?;
     run.write("config.toml", &config.to_toml())?;
     let llama = config.trainable(extended_model(config, device)?);
     let (windows, manifest) = training_windows(config, &llama)?;
@@ -54,6 +56,7 @@ pub fn resume(
 ) -> Result<Outcome, TrainError> {
     let config = FinetuneConfig::read(&run.config())?;
     config.validate()?;
+    let _lock = FolderLock::take(run.path())?;
     let llama = config.trainable(extended_model(&config, device)?);
     let (windows, manifest) = training_windows(&config, &llama)?;
     let checkpoints = run.checkpoints();
@@ -192,19 +195,9 @@ fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, Tra
         llama.config.check_new_adapters(adapters)?;
     }
     let context = &config.context;
-    llama.config.rope = extended_rope(&llama.config.rope, context.rope_scaling, context.length);
+    llama.config.rope = llama.config.rope.extended(context.rope_scaling, context.length)?;
     llama.config.rope.validate()?;
     Ok(llama)
-}
-
-/// The position embedding that reaches `length` tokens: the model's own where it does already, else its pre-trained
-/// one, stretched. A scaling that the model came with is replaced by one for the whole way, not multiplied.
-pub fn extended_rope(base: &RopeConfig, kind: RopeKind, length: usize) -> RopeConfig {
-    if length <= base.max_position_embeddings {
-        return base.clone();
-    }
-    let scaling = RopeScaling::stretch(kind, base.original_context(), length);
-    RopeConfig { max_position_embeddings: length, scaling, ..base.clone() }
 }
 
 /// The windows to learn from, without the held-out ones, and what the run is made of.
@@ -248,10 +241,7 @@ pub fn held_out_documents(config: &FinetuneConfig) -> Result<Vec<Vec<u32>>, Trai
         HeldOut::Path(path) => tokenize(config, &Corpus::read(path)?),
         HeldOut::Fraction(_) => {
             let (_, held_out) = split(config, &Corpus::read(&config.data.path)?)?;
-            // Windows that follow one another in the text are one document again.
-            let tokens = (0..held_out.len()).flat_map(|index| held_out.get(index).tokens);
-            let tokens: Vec<u32> = tokens.collect();
-            Ok(if tokens.is_empty() { vec![] } else { vec![tokens] })
+            Ok(held_out.documents().into_iter().map(<[u32]>::to_vec).collect())
         }
     }
 }

@@ -9,6 +9,7 @@
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use longlora_adapters::Dropout;
 use longlora_attention::AttentionPattern;
 use longlora_data::TokenBatch;
 use longlora_llama::{Block, Llama, Pass, loss_and_gradient, pull_back};
@@ -37,12 +38,11 @@ pub(crate) fn gradients(
     let mut sum = GradientsAccumulator::new();
     let mut table = None;
     let mut nll_sum = 0.0;
-    let seeded: Vec<(u64, &TokenBatch)> =
-        (batch.dropout_seed..).zip(&batch.micro_batches).collect();
-    for side_by_side in seeded.chunks(execution.parallel) {
+    let micro_batches: Vec<(Dropout, &TokenBatch)> = batch.with_dropout().collect();
+    for side_by_side in micro_batches.chunks(execution.parallel) {
         let results: Vec<(StepGradients, f64)> = side_by_side
             .par_iter()
-            .map(|&(seed, micro_batch)| {
+            .map(|&(dropout, micro_batch)| {
                 // Leaves of its own. Burn puts graphs that share a leaf under one lock, and takes that lock and the
                 // one of its table of graphs in either order (burn-autodiff 0.22.1, `runtime/graph.rs`: `backward`,
                 // `merge`): a forward and a backward side by side would wait for each other forever.
@@ -56,7 +56,7 @@ pub(crate) fn gradients(
                     sum: GradientsAccumulator::new(),
                     table: None,
                 };
-                let nll = backward.micro_batch(pattern, micro_batch, seed);
+                let nll = backward.micro_batch(pattern, micro_batch, dropout);
                 let whole = backward.sum.grads();
                 (StepGradients { whole, table: backward.table }, nll)
             })
@@ -143,9 +143,14 @@ struct Backward<'a> {
 
 impl Backward<'_> {
     /// Adds the gradients of one micro-batch; returns its summed negative log-likelihood.
-    fn micro_batch(&mut self, pattern: AttentionPattern, batch: &TokenBatch, seed: u64) -> f64 {
+    fn micro_batch(
+        &mut self,
+        pattern: AttentionPattern,
+        batch: &TokenBatch,
+        dropout: Dropout,
+    ) -> f64 {
         let layout = layout(batch);
-        let pass = |llama: &Llama| llama.pass(pattern, &layout).with_dropout(seed);
+        let pass = |llama: &Llama| llama.pass(pattern, &layout).with_dropout(dropout);
         let ids = batch.inputs(&self.plain.device());
 
         let passes = Passes { plain: pass(self.plain), tracked: pass(self.llama) };

@@ -29,6 +29,7 @@ mod memory;
 mod stop;
 mod checkpoint;
 mod step_report;
+mod folder_lock;
 mod run_folder;
 mod session;
 mod finetune;
@@ -44,7 +45,8 @@ pub use config::{
 pub use error::TrainError;
 pub use event::{Event, Reading};
 pub use execution::{Execution, MemoryPlan};
-pub use finetune::{extended_rope, finetune, held_out_documents, preview, resume};
+pub use finetune::{finetune, held_out_documents, preview, resume};
+pub use folder_lock::FolderLock;
 pub use kept_input::InputsWait;
 pub use memory::peak_memory_bytes;
 pub use optimizer::Optimizer;

@@ -23,7 +23,8 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Three groups: LoRA and other weights; norms and embeddings; RoPE offsets, which are never decayed.
+    /// Three groups of rates: LoRA and other weights; norms and embeddings; RoPE offsets. Norms, biases and offsets are never
+    /// decayed (the first two as in Hugging Face's `Trainer`).
     ///
     /// `step` is the number of steps already taken. Every number is passed on: burn's defaults are not PyTorch's.
     pub fn new(config: &TrainingConfig, step: u64) -> Self {
@@ -46,7 +47,7 @@ impl Optimizer {
         let rates = &config.learning_rates;
         Self {
             adam_w: adam_w(config.weight_decay).init().with_group(
-                rope_offsets(),
+                undecayed(),
                 adam_w(0.0).build(),
                 None,
             ),
@@ -85,4 +86,8 @@ fn norms_and_embeddings() -> ParamGroup {
 
 fn rope_offsets() -> ParamGroup {
     ParamGroup::from_predicate("rope_offset.delta")
+}
+
+fn undecayed() -> ParamGroup {
+    ParamGroup::from_any_predicates(vec!["norm.gamma", "bias", "rope_offset.delta"])
 }

@@ -19,6 +19,7 @@ use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
 use crate::execution::MemoryPlan;
+use crate::folder_lock::FolderLock;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
@@ -92,6 +93,7 @@ pub fn pretrain(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     config.training.validate()?;
+    let _lock = FolderLock::take(run.path())?;
     let corpus = Corpus::read(&config.data)?;
     let tokenizer = train_byte_level_bpe(texts(&corpus), config.model.vocab_size)?;
     let windows = Windows::pack(corpus.tokenize(Some(&tokenizer))?, config.context_length)?;

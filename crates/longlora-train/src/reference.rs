@@ -18,8 +18,8 @@ pub fn gradients(
     let targets = batch.num_targets();
     let (device, sums) = (llama.device(), llama.compute.of_sums());
     let mut nll_sum: Tensor<1> = Tensor::zeros([1], (&device, sums));
-    for (seed, micro_batch) in (batch.dropout_seed..).zip(&batch.micro_batches) {
-        let pass = llama.pass(pattern, &layout(micro_batch)).with_dropout(seed);
+    for (dropout, micro_batch) in batch.with_dropout() {
+        let pass = llama.pass(pattern, &layout(micro_batch)).with_dropout(dropout);
         let logits = llama.logits(micro_batch.inputs(&device), &pass);
         let target_ids = micro_batch.target_ids();
         let rows = target_ids.len();

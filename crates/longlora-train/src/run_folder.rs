@@ -18,6 +18,7 @@ use longlora_llama::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::folder_lock::FolderLock;
 use crate::step_report::StepReport;
 
 /// What a run was made of, beside its configuration.
@@ -147,6 +148,10 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::File`], if the disk refuses.
     pub fn discard_unless_begun(&self) -> Result<(), TrainError> {
+        // It may be another process's that came first.
+        if matches!(FolderLock::take(&self.path), Err(TrainError::InUse { .. })) {
+            return Ok(());
+        }
         let metrics = fs::metadata(self.path.join("metrics.jsonl"));
         if self.checkpoints().exists() || metrics.is_ok_and(|metrics| metrics.len() > 0) {
             return Ok(());

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use burn::module::Module;
+use longlora_adapters::Dropout;
 use longlora_data::BatchStream;
 use longlora_llama::{Llama, Selection};
 
@@ -73,8 +74,7 @@ impl Session<'_> {
         let number = self.at.step + 1;
         let batch = StepBatch {
             micro_batches: self.stream.step(self.at.step),
-            // Far apart, so that the micro-batches of two steps never share a seed.
-            dropout_seed: self.seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            dropout: Dropout::new(self.seed).part(number),
         };
         if batch.num_targets() == 0 {
             return Err(TrainError::NoTargets { step: number });

@@ -35,7 +35,9 @@ impl Comparison {
         let longest = config.context.length;
         let mut table = PerplexityTable::new();
         let mut row = |name: &str, llama: &Llama, pattern: AttentionPattern| -> Result<()> {
-            for &length in lengths {
+            // A short window may be no longer than a group.
+            let fitting = lengths.iter().filter(|&&length| pattern.validate(length).is_ok());
+            for &length in fitting {
                 let protocol = Protocol::WholeWindows { stride: None };
                 let measured = PerplexityConfig { length, protocol, pattern, max_tokens: None };
                 measure(&mut table, name, llama, documents, &measured)?;

@@ -1,5 +1,8 @@
 //! Counts, from the command line: what is refused before anything is computed.
 
+use std::fmt::Display;
+
+use anyhow::{Result, ensure};
 use clap::builder::RangedU64ValueParser;
 
 /// Questions, repetitions and steps that somebody may wait for.
@@ -27,4 +30,12 @@ pub(crate) fn tokens() -> RangedU64ValueParser<usize> {
 /// Tokens to write.
 pub(crate) fn new_tokens() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=MOST_NEW_TOKENS)
+}
+
+/// Refuses a list with the same value twice: what is measured there would count twice, too.
+pub(crate) fn refuse_twice<T: PartialEq + Display>(option: &str, values: &[T]) -> Result<()> {
+    for (index, value) in values.iter().enumerate() {
+        ensure!(!values[..index].contains(value), "{option} has `{value}` twice; once is enough");
+    }
+    Ok(())
 }

@@ -110,7 +110,7 @@ impl DeviceKind {
         match self {
             Self::Flex => "it is the processor's",
             Self::Cuda => "it needs an NVIDIA GPU and its driver, which brings libcuda",
-            Self::Wgpu => "it needs a GPU whose driver speaks Vulkan, Metal, DirectX 12 or OpenGL",
+            Self::Wgpu => "it needs a GPU whose driver speaks Vulkan, Metal or OpenGL",
             Self::Vulkan => {
                 "it needs libvulkan and a driver that speaks Vulkan; Mesa's, in mesa-vulkan-drivers, also computes on \
                  the processor"

@@ -16,6 +16,8 @@ use longlora_llama::{
 };
 use serde_json::{Value, json};
 
+use longlora_train::FolderLock;
+
 use crate::device::DeviceArgs;
 use crate::model::{ModelArgs, model_folder};
 use crate::perplexity::measure;
@@ -176,7 +178,16 @@ impl FormatArgs {
         };
         let name = name.to_string_lossy().into_owned();
         let verify_length = self.verify_length.unwrap_or(DEFAULT_VERIFY_LENGTH);
-        Ok(Destination { out: out.to_owned(), name, dtype, format, verify_length })
+        let destination = Destination { out: out.to_owned(), name, dtype, format, verify_length };
+        if let Some(beside) = destination.manifest_beside() {
+            ensure!(
+                !beside.exists(),
+                "`{}` exists already, and would be replaced by what is told of `{}`; choose another place, or remove it first",
+                beside.display(),
+                out.display()
+            );
+        }
+        Ok(destination)
     }
 }
 
@@ -227,9 +238,32 @@ enum Format {
 }
 
 impl Destination {
-    /// The folder in which all is made. It lies beside `out`, so that a rename is enough.
+    /// The folder in which all is made. It lies beside `out`, so that a rename is enough; and has a name that is nobody else's,
+    /// since what an interrupted export left there is removed.
     fn staging(&self) -> PathBuf {
-        self.out.with_file_name(format!(".partial-{}", self.name))
+        self.out.with_file_name(format!(".longlora-partial-{}", self.name))
+    }
+
+    /// Where a manifest will lie outside of what is made.
+    fn manifest_beside(&self) -> Option<PathBuf> {
+        match self.format {
+            Format::Folder(..) => None,
+            Format::Gguf(_) => Some(self.out.with_file_name(self.manifest())),
+        }
+    }
+
+    /// Makes the staging folder, empty, and keeps other processes out.
+    fn claim(&self) -> Result<FolderLock> {
+        let staging = self.staging();
+        let failure = || format!("cannot create `{}`", staging.display());
+        fs::create_dir_all(&staging).with_context(failure)?;
+        let lock = FolderLock::take(&staging)?;
+        for entry in fs::read_dir(&staging).with_context(failure)? {
+            let path = entry.with_context(failure)?.path();
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
+        Ok(lock)
     }
 
     /// The model there.
@@ -252,15 +286,13 @@ impl Destination {
     fn publish(&self) -> Result<()> {
         let failure = || format!("cannot write `{}`", self.out.display());
         fs::rename(self.staged(), &self.out).with_context(failure)?;
-        if let Format::Gguf(_) = self.format {
-            let manifest = self.manifest();
-            let beside = self.out.with_file_name(&manifest);
-            fs::rename(self.staging().join(manifest), beside).with_context(failure)?;
+        if let Some(beside) = self.manifest_beside() {
+            fs::rename(self.staging().join(self.manifest()), beside).with_context(failure)?;
         }
         self.clear()
     }
 
-    /// Removes what this export, or an interrupted one before it, left unfinished.
+    /// Removes what this export left unfinished.
     fn clear(&self) -> Result<()> {
         let staging = self.staging();
         if !staging.exists() {
@@ -283,7 +315,7 @@ struct Exported {
 impl Exported {
     /// Writes under another name, reads back, compares, and only then gives it its own.
     fn write(self) -> Result<()> {
-        self.destination.clear()?;
+        let _lock = self.destination.claim()?;
         let agreements = self.make().inspect_err(|_| {
             if let Err(left) = self.destination.clear() {
                 say(&format!("{left:#}"));
@@ -299,8 +331,6 @@ impl Exported {
     /// All of it, up to its own name; what an error leaves is the caller's to clear.
     fn make(&self) -> Result<Vec<Agreement>> {
         let (staging, staged) = (self.destination.staging(), self.destination.staged());
-        fs::create_dir_all(&staging)
-            .with_context(|| format!("cannot create `{}`", staging.display()))?;
         match self.destination.format {
             Format::Folder(dtype, max_shard_bytes) => {
                 self.write_folder(&staged, dtype, max_shard_bytes)?;

@@ -25,7 +25,7 @@ use crate::training_args::TrainingArgs;
 use crate::{Stopped, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
-const NOT_WITH_RESUME: [&str; 22] = [
+const NOT_WITH_RESUME: [&str; 24] = [
     "config",
     "model",
     "weights",
@@ -38,6 +38,8 @@ const NOT_WITH_RESUME: [&str; 22] = [
     "AdapterArgs",
     "steps",
     "learning_rate",
+    "embedding_learning_rate",
+    "decay",
     "rope_offset_learning_rate",
     "warmup_steps",
     "batch_size",
@@ -293,13 +295,18 @@ impl Finetune {
 fn announce(config: &FinetuneConfig, base: &LlamaConfig, device: &Device) -> Trainable {
     let llama = config.trainable(base.init(device));
     let trainable = count_trainable(&llama, &config.selection());
-    let (from, to) = (base.rope.original_context(), config.context.length);
+    let (reach, to) = (base.rope.max_position_embeddings, config.context.length);
     let model = config.model.path.display();
-    say(&if to > from {
-        format!("extending {model} from {from} to {to} tokens")
+    say(&if to > reach {
+        format!("extending {model} from {} to {to} tokens", base.rope.original_context())
     } else {
-        format!("training {model} at {to} of its {from} tokens")
+        format!("training {model} at {to} of its {reach} tokens")
     });
+    for (key, probability) in base.ignored_dropout() {
+        say(&format!(
+            "`{key}` of config.json, {probability}, is not applied: only LoRA drops out (--lora-dropout)"
+        ));
+    }
     say(&format!("{trainable}"));
     trainable
 }
@@ -323,12 +330,15 @@ impl HeldOutArgs {
             return Ok(None);
         }
         refuse_short("--eval-lengths", self.eval_lengths.as_deref().unwrap_or_default())?;
-        let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
-        shorten(&mut documents, self.eval_tokens);
         let lengths = match &self.eval_lengths {
             Some(lengths) => lengths.clone(),
             None => default_lengths(base, config.context.length),
         };
+        if let HeldOut::Fraction(_) = config.data.held_out {
+            joined_if_short(&mut documents, &lengths);
+        }
+        let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
+        shorten(&mut documents, self.eval_tokens);
         let reach = documents.iter().map(Vec::len).max().unwrap_or_default();
         if let Some(length) = lengths.iter().find(|&&length| length > reach) {
             bail!(
@@ -341,6 +351,21 @@ impl HeldOutArgs {
         let longest = lengths.iter().copied().max().unwrap_or_default();
         documents.retain(|document| document.len() >= longest);
         Ok(Some(TablePlan { documents, lengths }))
+    }
+}
+
+/// Documents that happened to be held out and none of which is as long as the longest length become one text: better a table
+/// that says less than none.
+fn joined_if_short(documents: &mut Vec<Vec<u32>>, lengths: &[usize]) {
+    let needed = lengths.iter().copied().max().unwrap_or_default();
+    let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
+    if longest < needed && documents.len() > 1 {
+        say(&format!(
+            "the longest of {} held-out documents has {longest} tokens, so the table reads them as one text; what {needed} \
+             tokens of one document are worth is told by --eval-data with longer ones",
+            documents.len()
+        ));
+        *documents = vec![documents.concat()];
     }
 }
 

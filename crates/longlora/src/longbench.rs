@@ -142,7 +142,7 @@ impl LongBenchArgs {
                 items: items as usize,
                 documents: pieces.len(),
                 mean: pieces.iter().map(|(_, sum)| sum).sum::<f64>() / items,
-                interval: bootstrap(&pieces, self.exam.seed),
+                interval: bootstrap(&pieces, self.exam.seed).and_then(within_percent),
             }
         };
         let scores: Vec<Score> = tasks.iter().map(score).collect();
@@ -165,6 +165,12 @@ struct Score {
     mean: f64,
     /// 95 %, by the bootstrap over documents.
     interval: Option<Interval>,
+}
+
+/// Student's t knows of no 0 and no 100 percent; and from scores that are all the same, nothing is known of how far apart others
+/// would be.
+fn within_percent(Interval { mean, low, high }: Interval) -> Option<Interval> {
+    (low < high).then(|| Interval { mean, low: low.max(0.0), high: high.min(100.0) })
 }
 
 fn to_text(scores: &[Score]) -> String {

@@ -12,7 +12,6 @@ use longlora_data::Tokenizer;
 use longlora_llama::{
     AdapterFacts, Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as,
 };
-use longlora_train::extended_rope;
 
 use crate::device::DeviceArgs;
 
@@ -157,7 +156,7 @@ pub(crate) fn load_stretched(
 ) -> Result<Llama> {
     let mut llama = load_pretrained_as(model, weights, device)?;
     if let Some((kind, length)) = stretch {
-        llama.config.rope = extended_rope(&llama.config.rope, kind, length);
+        llama.config.rope = llama.config.rope.extended(kind, length)?;
         llama.config.rope.validate()?;
     }
     Ok(match adapter {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use longlora_data::Corpus;
 use longlora_eval::{HeatMap, NeedleConfig, NeedleKind, Question, needle_questions};
 
-use crate::count::{at_least_one, tokens};
+use crate::count::{at_least_one, refuse_twice, tokens};
 use crate::exam::ExamArgs;
 use crate::heat::show;
 use crate::texts::texts;
@@ -64,6 +64,10 @@ impl From<Kind> for NeedleKind {
 
 impl Needle {
     pub(crate) fn run(self) -> Result<()> {
+        refuse_twice("--lengths", &self.lengths)?;
+        refuse_twice("--depths", &self.depths)?;
+        let kinds = self.kinds.iter().map(|&kind| NeedleKind::from(kind).task());
+        refuse_twice("--kinds", &kinds.collect::<Vec<_>>())?;
         let documents = texts(&Corpus::read(&self.data)?, &self.data)?;
         let prompter = self.exam.prompter()?;
         let mut questions: Vec<Question> = vec![];

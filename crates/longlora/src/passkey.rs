@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use longlora_eval::{HeatMap, PasskeyProtocol, passkey_questions};
 
-use crate::count::{at_least_one, tokens};
+use crate::count::{at_least_one, refuse_twice, tokens};
 use crate::exam::ExamArgs;
 use crate::heat::show;
 
@@ -52,6 +52,8 @@ enum ProtocolKind {
 
 impl Passkey {
     pub(crate) fn run(self) -> Result<()> {
+        refuse_twice("--lengths", &self.lengths)?;
+        refuse_twice("--depths", &self.depths)?;
         let protocol = self.protocol()?;
         let prompter = self.exam.prompter()?;
         let questions = passkey_questions(&protocol, self.exam.seed, &prompter)?;

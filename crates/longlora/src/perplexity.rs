@@ -13,6 +13,7 @@ use longlora_eval::{
 };
 use longlora_llama::Llama;
 
+use crate::count::refuse_twice;
 use crate::model::{ModelArgs, WeightKind};
 use crate::pattern::PatternArgs;
 use crate::print;
@@ -75,6 +76,7 @@ enum ProtocolKind {
 
 impl Perplexity {
     pub(crate) fn run(self) -> Result<()> {
+        refuse_twice("--lengths", &self.lengths)?;
         let longest = self.lengths.iter().copied().max().unwrap_or_default();
         let pattern = self.pattern.over(AttentionPattern::Full)?;
         ensure!(

@@ -111,7 +111,7 @@ impl CtrlC {
                 exit(1);
             }
             if handler.stop.requested() {
-                say("stopped at once; the last checkpoint is whole");
+                say("stopped at once; the last checkpoint, if there is one, is whole");
                 exit(1);
             }
             say("stopping after this step; once more to stop at once");

@@ -9,7 +9,7 @@ use longlora_eval::{
 };
 use serde_json::json;
 
-use crate::count::{at_least_one, tokens};
+use crate::count::{at_least_one, refuse_twice, tokens};
 use crate::exam::ExamArgs;
 use crate::print;
 use crate::texts::texts;
@@ -53,6 +53,8 @@ impl Ruler {
             "an --effective-share of `{}` is none; use a number above 0, up to 1",
             self.effective_share
         );
+        refuse_twice("--lengths", &self.lengths)?;
+        refuse_twice("--tasks", &self.tasks)?;
         let prompter = self.exam.prompter()?;
         let texts = texts(&Corpus::read(&self.data)?, &self.data)?;
         let qa = self.qa_data.as_deref().map(read_qa_items).transpose()?.unwrap_or_default();

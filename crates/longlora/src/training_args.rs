@@ -1,8 +1,8 @@
 //! How long, how fast and in what memory is trained, from the command line.
 
 use bytesize::ByteSize;
-use clap::Args;
-use longlora_train::{FinetuneConfig, TrainingConfig, WindowOrder};
+use clap::{Args, ValueEnum};
+use longlora_train::{Decay, FinetuneConfig, TrainingConfig, WindowOrder};
 
 use crate::size::size;
 
@@ -15,6 +15,12 @@ pub(crate) struct TrainingArgs {
     /// Peak learning rate of everything but RoPE offsets [default: 2e-5]
     #[arg(long, value_name = "RATE", visible_alias = "lr")]
     learning_rate: Option<f64>,
+    /// Peak learning rate of norms and embeddings [default: that of --learning-rate]
+    #[arg(long, value_name = "RATE")]
+    embedding_learning_rate: Option<f64>,
+    /// What the rates do after the warm-up: stay, as LongLoRA's, or fall to a tenth on half a cosine [default: constant]
+    #[arg(long, value_name = "DECAY")]
+    decay: Option<DecayKind>,
     /// Peak learning rate of RoPE offsets [default: 1e-4]
     #[arg(long, value_name = "RATE")]
     pub(crate) rope_offset_learning_rate: Option<f64>,
@@ -53,6 +59,23 @@ pub(crate) struct TrainingArgs {
     seed: Option<u64>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum DecayKind {
+    /// The peak, to the end
+    Constant,
+    /// Down to a tenth of the peak on half a cosine
+    Cosine,
+}
+
+impl From<DecayKind> for Decay {
+    fn from(kind: DecayKind) -> Self {
+        match kind {
+            DecayKind::Constant => Self::Constant,
+            DecayKind::Cosine => Self::Cosine,
+        }
+    }
+}
+
 impl TrainingArgs {
     /// What may change between two parts of a run: its numbers do not depend on it.
     pub(crate) fn change(&self, training: &mut TrainingConfig) {
@@ -76,9 +99,11 @@ impl TrainingArgs {
         training.offload_activations |= self.offload_activations;
         training.weight_decay = self.weight_decay.unwrap_or(training.weight_decay);
         training.max_grad_norm = self.max_grad_norm.unwrap_or(training.max_grad_norm);
+        training.decay = self.decay.map_or(training.decay, Decay::from);
         let rates = &mut training.learning_rates;
         rates.lora = self.learning_rate.unwrap_or(rates.lora);
-        rates.norms_and_embeddings = self.learning_rate.unwrap_or(rates.norms_and_embeddings);
+        let of_tables = self.embedding_learning_rate.or(self.learning_rate);
+        rates.norms_and_embeddings = of_tables.unwrap_or(rates.norms_and_embeddings);
         rates.rope_offsets = self.rope_offset_learning_rate.unwrap_or(rates.rope_offsets);
     }
 }

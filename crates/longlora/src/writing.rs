@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use longlora_data::{DecodeStream, Tokenizer};
-use longlora_llama::{GenerateOptions, KvCache, Llama, Sampling, Streaming};
+use longlora_llama::{GenerateOptions, KvCache, Llama, Sampling, StopReason, Streaming};
 
 use crate::model::{ModelArgs, WeightKind};
 use crate::say;
@@ -150,6 +150,11 @@ impl Writer {
         self.interrupt.end();
         speed.stop();
         let text = voice.finish()?;
+        ensure!(
+            generated.stop != StopReason::NotFinite,
+            "the model computes NaN or infinity; is there a damaged weight, or a number in its config.json or adapter that \
+             makes no sense?"
+        );
         say(&speed.report(generated.ids.len()));
         Ok(text)
     }
@@ -166,10 +171,8 @@ struct Voice<'a> {
 impl<'a> Voice<'a> {
     /// Shows the text of `before`, in which stop strings do not count.
     fn new(tokenizer: &'a Tokenizer, before: &[u32], stops: &[String]) -> Result<Self> {
-        let mut stream = tokenizer.decode_stream();
-        for &id in before {
-            show(&stream.push(id)?)?;
-        }
+        show(&tokenizer.decode(before)?)?;
+        let stream = tokenizer.decode_stream_after(before)?;
         Ok(Self { stream, stops: StopStrings::new(stops), text: String::new(), failure: None })
     }
 

@@ -70,4 +70,16 @@ pub enum RopeError {
         /// Entries it has.
         actual: usize,
     },
+    /// A linear scaling that may have led to the context, or may lead on from it.
+    #[error(
+        "`max_position_embeddings` is `{said}` beside a linear `rope_scaling` by `{factor}`, and may be the context \
+         before that scaling or after it; add \"original_max_position_embeddings\" with the context before it to \
+         config.json"
+    )]
+    UnclearOriginal {
+        /// What the config has as `max_position_embeddings`.
+        said: usize,
+        /// The scaling's.
+        factor: f64,
+    },
 }

@@ -29,13 +29,12 @@ impl RopeConfig {
     pub fn frequencies(&self, seq: usize) -> RopeFrequencies {
         let (inv_freq, attention_factor) = match &self.scaling {
             RopeScaling::None => (self.plain(self.theta), 1.0),
-            RopeScaling::Linear { factor } => (
+            RopeScaling::Linear { factor, .. } => (
                 self.plain(self.theta).into_iter().map(|freq| freq / *factor as f32).collect(),
                 1.0,
             ),
             RopeScaling::Ntk { factor } => (self.plain(self.stretched_theta(*factor)), 1.0),
-            RopeScaling::Dynamic { factor, original } => {
-                let original = original.unwrap_or(self.max_position_embeddings);
+            &RopeScaling::Dynamic { factor, original_max_position_embeddings: original } => {
                 let grown = factor * seq.max(original) as f64 / original as f64 - (factor - 1.0);
                 (self.plain(self.stretched_theta(grown)), 1.0)
             }

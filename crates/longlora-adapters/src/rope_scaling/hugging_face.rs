@@ -21,6 +21,13 @@ impl RopeConfig {
     /// config does not name is LLaMA's 10,000. Nothing is checked but types: call
     /// [`RopeConfig::validate`].
     ///
+    /// `max_position_embeddings` of a config is the context after the scaling or the one before it. After it, as
+    /// transformers asks for today, if it is above `original_max_position_embeddings`, and of llama3 and longrope always.
+    /// Before it, if it is not above that (Qwen2.5 with YaRN), or always, if the scaling is dynamic, which transformers
+    /// anchors there. Of a linear scaling without `original_max_position_embeddings` it is taken for the one before, as
+    /// LongLoRA's own models, Vicuna's and vLLM have it; DeepSeek-Coder has it the other way, so such a model runs, but
+    /// [`RopeConfig::extended`] refuses it.
+    ///
     /// # Errors
     /// [`RopeError`], as [`RopeScaling::from_hugging_face`] has it, also for
     /// `max_position_embeddings` and `rope_theta`.
@@ -29,7 +36,7 @@ impl RopeConfig {
         config: &Map<String, Value>,
     ) -> Result<Self, RopeError> {
         let top = Fields { kind: "default", fields: config };
-        let max_position_embeddings = top.tokens("max_position_embeddings")?;
+        let said = top.tokens("max_position_embeddings")?;
         let present = |key| config.get(key).filter(|value| !value.is_null());
         let mut scaling = present("rope_parameters").or(present("rope_scaling")).cloned();
 
@@ -41,12 +48,10 @@ impl RopeConfig {
                 fields.insert(ORIGINAL.to_owned(), original.clone());
             }
         }
-        Ok(Self {
-            head_dim,
-            theta: theta.unwrap_or(DEFAULT_THETA),
-            max_position_embeddings,
-            scaling: RopeScaling::from_hugging_face(scaling.as_ref(), max_position_embeddings)?,
-        })
+        let scaling = RopeScaling::from_hugging_face(scaling.as_ref(), said)?;
+        let max_position_embeddings = scaling.reach(said);
+        let theta = theta.unwrap_or(DEFAULT_THETA);
+        Ok(Self { head_dim, theta, max_position_embeddings, scaling })
     }
 
     /// `rope_theta` and `rope_scaling` for `config.json`, as transformers 4.57 reads them; it fills
@@ -76,25 +81,37 @@ impl RopeConfig {
         (theta, scaling)
     }
 
+    /// The context that a config states, from which [`RopeConfig::from_hugging_face`] comes to
+    /// `max_position_embeddings`.
+    pub fn stated_context(&self) -> usize {
+        match self.scaling {
+            RopeScaling::Dynamic { .. }
+            | RopeScaling::Linear { original_max_position_embeddings: None, .. } => {
+                self.original_context()
+            }
+            _ => self.max_position_embeddings,
+        }
+    }
+
     /// Writes into `config.json` all that transformers needs to compute these very frequencies.
     ///
     /// Besides [`RopeConfig::to_hugging_face`] that is `max_position_embeddings`, which for dynamic
     /// has to be the pre-trained length (transformers starts to stretch there), and for longrope
-    /// `original_max_position_embeddings`.
+    /// `original_max_position_embeddings`. That stands there for linear, too, where transformers passes it over: without it
+    /// nobody could tell how far the model reaches.
     pub fn write_hugging_face(&self, config: &mut Map<String, Value>) {
         let (theta, scaling) = self.to_hugging_face();
-        let max_position_embeddings = match self.scaling {
-            RopeScaling::Dynamic { .. } => self.original_context(),
-            _ => self.max_position_embeddings,
-        };
         for key in ["rope_parameters", ORIGINAL] {
             config.remove(key);
         }
         config.insert("rope_theta".to_owned(), theta.into());
         config.insert("rope_scaling".to_owned(), scaling.into());
-        config.insert("max_position_embeddings".to_owned(), max_position_embeddings.into());
-        if let RopeScaling::LongRope { original_max_position_embeddings, .. } = self.scaling {
-            config.insert(ORIGINAL.to_owned(), original_max_position_embeddings.into());
+        config.insert("max_position_embeddings".to_owned(), self.stated_context().into());
+        if let RopeScaling::LongRope { original_max_position_embeddings: original, .. }
+        | RopeScaling::Linear { original_max_position_embeddings: Some(original), .. } =
+            self.scaling
+        {
+            config.insert(ORIGINAL.to_owned(), original.into());
         }
     }
 }
@@ -128,8 +145,14 @@ impl RopeScaling {
         let read = Fields { kind, fields };
         let original = || Ok(read.optional_tokens(ORIGINAL)?.unwrap_or(max_position_embeddings));
         Ok(match kind {
-            "linear" => Self::Linear { factor: read.number("factor")? },
-            "dynamic" => Self::Dynamic { factor: read.number("factor")?, original: None },
+            "linear" => Self::Linear {
+                factor: read.number("factor")?,
+                original_max_position_embeddings: read.optional_tokens(ORIGINAL)?,
+            },
+            "dynamic" => Self::Dynamic {
+                factor: read.number("factor")?,
+                original_max_position_embeddings: max_position_embeddings,
+            },
             "yarn" => Self::Yarn {
                 factor: read.number("factor")?,
                 original_max_position_embeddings: original()?,
@@ -157,6 +180,23 @@ impl RopeScaling {
         })
     }
 
+    /// How far a model reaches whose config has `said` as `max_position_embeddings`.
+    fn reach(&self, said: usize) -> usize {
+        let (original, factor) = match *self {
+            Self::Linear { factor, original_max_position_embeddings } => {
+                (original_max_position_embeddings.unwrap_or(said), factor)
+            }
+            Self::Dynamic { factor, .. } => (said, factor),
+            Self::Yarn { factor, original_max_position_embeddings, .. } => {
+                (original_max_position_embeddings, factor)
+            }
+            Self::None | Self::Ntk { .. } | Self::LongRope { .. } | Self::Llama3 { .. } => {
+                return said;
+            }
+        };
+        if said > original { said } else { (original as f64 * factor).round() as usize }
+    }
+
     /// The dictionary that transformers 4.57 reads, complete with every default.
     ///
     /// `None` is plain RoPE. So is ntk here, whose whole effect is a changed base; and dynamic and
@@ -165,8 +205,9 @@ impl RopeScaling {
     pub fn to_hugging_face(&self) -> Option<Value> {
         let mut value = match self {
             Self::None | Self::Ntk { .. } => return None,
-            Self::Linear { factor } => json!({ "factor": factor }),
-            Self::Dynamic { factor, original: _ } => json!({ "factor": factor }),
+            Self::Linear { factor, .. } | Self::Dynamic { factor, .. } => {
+                json!({ "factor": factor })
+            }
             Self::Yarn {
                 factor,
                 original_max_position_embeddings,

@@ -153,7 +153,8 @@ fn a_written_config_rotates_as_the_one_it_came_from() {
 fn a_dictionary_alone_is_read_back_as_it_was() {
     for config in Case::all().into_iter().map(|case| case.config()).chain([longrope()]) {
         if let Some(dictionary) = config.scaling.to_hugging_face() {
-            let read = RopeScaling::from_hugging_face(Some(&dictionary), 7).unwrap();
+            let read =
+                RopeScaling::from_hugging_face(Some(&dictionary), config.stated_context()).unwrap();
             assert_eq!(read, config.scaling);
         }
     }
@@ -171,7 +172,7 @@ fn our_own_spelling_is_read_back_as_it_was() {
 #[test]
 fn every_spelling_of_a_type_is_read() {
     let read = |value: Value| RopeScaling::from_hugging_face(Some(&value), 64).unwrap();
-    let linear = RopeScaling::Linear { factor: 8.0 };
+    let linear = RopeScaling::Linear { factor: 8.0, original_max_position_embeddings: None };
     for value in [
         json!({ "rope_type": "linear", "factor": 8 }),
         json!({ "type": "linear", "factor": 8.0 }),
@@ -275,7 +276,7 @@ fn validate_names_the_field() {
         "rope field `rope_theta` is `NaN`; it must be finite and above 1",
     );
     check(
-        |config| config.scaling = RopeScaling::Linear { factor: 0.5 },
+        |config| config.scaling = linear(0.5, None),
         "rope field `factor` is `0.5`; it must be finite and at least 1",
     );
     check(
@@ -303,7 +304,99 @@ fn a_stretch_knows_where_it_came_from() {
         assert_eq!(RopeScaling::stretch(kind, 512, 512), RopeScaling::None);
     }
     let rounded = RopeScaling::stretch(RopeKind::Linear, 4096, 10_000);
-    assert_eq!(rounded, RopeScaling::Linear { factor: 3.0 });
+    assert_eq!(rounded, linear(3.0, Some(4096)));
+}
+
+fn linear(factor: f64, original_max_position_embeddings: Option<usize>) -> RopeScaling {
+    RopeScaling::Linear { factor, original_max_position_embeddings }
+}
+
+fn said(config: Value) -> RopeConfig {
+    RopeConfig::from_hugging_face(8, config.as_object().unwrap()).unwrap()
+}
+
+/// `(a config, how far it reaches, what it was pre-trained with)`; the first five are of published models.
+#[test]
+fn a_config_tells_how_far_the_model_reaches() {
+    let llama3 = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    });
+    let yarn = |factor: f64, original: Value| json!({ "type": "yarn", "factor": factor, "original_max_position_embeddings": original });
+    for (context, scaling, reach, original) in [
+        // Llama-2-7b-longlora-32k
+        (4096, json!({ "type": "linear", "factor": 8.0 }), 32_768, 4096),
+        // Qwen2.5-7B-Instruct, as its card extends it
+        (32_768, yarn(4.0, json!(32_768)), 131_072, 32_768),
+        // Yarn-Llama-2-7b-64k
+        (65_536, yarn(16.0, json!(4096)), 65_536, 4096),
+        (131_072, llama3, 131_072, 8192),
+        (2048, Value::Null, 2048, 2048),
+        (4096, yarn(2.0, Value::Null), 8192, 4096),
+        (4096, json!({ "type": "dynamic", "factor": 2.0 }), 8192, 4096),
+        (256, json!({ "type": "dynamic", "factor": 2.34375 }), 600, 256),
+    ] {
+        let config = said(json!({ "max_position_embeddings": context, "rope_scaling": scaling }));
+        assert_eq!((config.max_position_embeddings, config.original_context()), (reach, original));
+        let mut written = serde_json::Map::new();
+        config.write_hugging_face(&mut written);
+        assert_eq!(said(Value::Object(written)), config);
+    }
+}
+
+#[test]
+fn a_scaling_is_replaced_by_one_for_the_whole_way() {
+    let base = RopeConfig { max_position_embeddings: 256, ..longrope() };
+    let base = RopeConfig { scaling: RopeScaling::None, ..base };
+    for (kind, factor) in [(RopeKind::Linear, 4.0), (RopeKind::Yarn, 1000.0 / 256.0)] {
+        // By a whole factor this one reaches 768, and was asked for 600.
+        let once = base.extended(RopeKind::Linear, 600).unwrap();
+        let mut written = serde_json::Map::new();
+        once.write_hugging_face(&mut written);
+        let once = RopeConfig::from_hugging_face(once.head_dim, &written).unwrap();
+        assert_eq!((once.max_position_embeddings, once.original_context()), (600, 256));
+        let twice = once.extended(kind, 1000).unwrap();
+        assert_eq!(twice.scaling, RopeScaling::stretch(kind, 256, 1000));
+        assert!(matches!(
+            twice.scaling,
+            RopeScaling::Linear { factor: is, .. } | RopeScaling::Yarn { factor: is, .. } if is == factor
+        ));
+    }
+}
+
+#[test]
+fn what_reaches_so_far_already_stays() {
+    let qwen = said(json!({
+        "max_position_embeddings": 32_768,
+        "rope_scaling":
+            { "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768 },
+    }));
+    assert_eq!(qwen.extended(RopeKind::Linear, 131_072).unwrap(), qwen);
+    let further = qwen.extended(RopeKind::Linear, 262_144).unwrap();
+    assert_eq!(further.scaling, linear(8.0, Some(32_768)));
+}
+
+/// LongLoRA's models and DeepSeek-Coder say the same of two different things.
+#[test]
+fn a_linear_scaling_that_does_not_tell_from_where_is_not_extended() {
+    let scaling = json!({ "type": "linear", "factor": 4.0 });
+    let config = json!({ "max_position_embeddings": 16_384, "rope_scaling": scaling });
+    let unclear = said(config.clone());
+    assert_eq!(unclear.extended(RopeKind::Yarn, 16_384).unwrap(), unclear);
+    let error = unclear.extended(RopeKind::Yarn, 16_385).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`max_position_embeddings` is `16384` beside a linear `rope_scaling` by `4`, and may be the context before that \
+         scaling or after it; add \"original_max_position_embeddings\" with the context before it to config.json"
+    );
+    for (original, reach, factor) in [(4096, 16_384, 32.0), (16_384, 65_536, 8.0)] {
+        let mut told = config.clone();
+        told["original_max_position_embeddings"] = original.into();
+        let told = said(told);
+        assert_eq!(told.max_position_embeddings, reach);
+        let further = told.extended(RopeKind::Linear, 131_072).unwrap();
+        assert_eq!(further.scaling, linear(factor, Some(original)));
+    }
 }
 
 #[test]

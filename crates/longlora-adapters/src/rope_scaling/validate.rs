@@ -2,6 +2,9 @@
 
 use super::{ORIGINAL, RopeConfig, RopeError, RopeScaling};
 
+/// Tokens that no model reaches; GGUF counts them in 32 bits.
+const LONGEST: usize = 1 << 31;
+
 impl RopeConfig {
     /// Checks everything [`RopeConfig::frequencies`] relies on. Call it once, before any tensor
     /// exists.
@@ -18,7 +21,7 @@ impl RopeConfig {
         require(self.theta.is_finite() && self.theta > 1.0, "rope_theta", self.theta, || {
             "finite and above 1".to_owned()
         })?;
-        at_least_one_token("max_position_embeddings", self.max_position_embeddings)?;
+        some_tokens("max_position_embeddings", self.max_position_embeddings)?;
         self.scaling.validate(self.head_dim)
     }
 }
@@ -35,10 +38,15 @@ impl RopeScaling {
     fn validate(&self, head_dim: usize) -> Result<(), RopeError> {
         match self {
             Self::None => Ok(()),
-            Self::Linear { factor } | Self::Ntk { factor } => stretches("factor", *factor),
-            Self::Dynamic { factor, original } => {
+            Self::Ntk { factor } => stretches("factor", *factor),
+            Self::Linear { factor, original_max_position_embeddings } => {
                 stretches("factor", *factor)?;
-                original.map_or(Ok(()), |original| at_least_one_token("original", original))
+                let original = *original_max_position_embeddings;
+                original.map_or(Ok(()), |original| some_tokens(ORIGINAL, original))
+            }
+            Self::Dynamic { factor, original_max_position_embeddings } => {
+                stretches("factor", *factor)?;
+                some_tokens(ORIGINAL, *original_max_position_embeddings)
             }
             Self::Yarn {
                 factor,
@@ -51,7 +59,7 @@ impl RopeScaling {
                 truncate: _,
             } => {
                 stretches("factor", *factor)?;
-                at_least_one_token(ORIGINAL, *original_max_position_embeddings)?;
+                some_tokens(ORIGINAL, *original_max_position_embeddings)?;
                 positive("beta_slow", *beta_slow)?;
                 let ordered = beta_fast.is_finite() && beta_fast >= beta_slow;
                 require(ordered, "beta_fast", *beta_fast, || {
@@ -83,7 +91,7 @@ impl RopeScaling {
                 original_max_position_embeddings,
             } => {
                 stretches("factor", *factor)?;
-                at_least_one_token(ORIGINAL, *original_max_position_embeddings)?;
+                some_tokens(ORIGINAL, *original_max_position_embeddings)?;
                 positive("low_freq_factor", *low_freq_factor)?;
                 let above = high_freq_factor.is_finite() && high_freq_factor > low_freq_factor;
                 require(above, "high_freq_factor", *high_freq_factor, || {
@@ -115,8 +123,9 @@ fn not_negative(field: &'static str, value: f64) -> Result<(), RopeError> {
     require(value.is_finite() && value >= 0.0, field, value, || "finite and at least 0".to_owned())
 }
 
-fn at_least_one_token(field: &'static str, tokens: usize) -> Result<(), RopeError> {
-    require(tokens > 0, field, tokens as f64, || "at least 1".to_owned())
+fn some_tokens(field: &'static str, tokens: usize) -> Result<(), RopeError> {
+    let fine = (1..=LONGEST).contains(&tokens);
+    require(fine, field, tokens as f64, || format!("at least 1 and at most {LONGEST}"))
 }
 
 fn optional(

@@ -54,6 +54,9 @@ fn item(path: &Path, number: usize, line: &str) -> Result<LongBenchItem, EvalErr
         let (path, task) = (path.to_owned(), line.dataset);
         return Err(EvalError::UnknownLongBenchTask { path, line: number, task });
     };
+    if line.answers.is_empty() {
+        return Err(bad("`answers` is empty, so no answer could be right".to_owned()));
+    }
     let all_classes = line.all_classes.unwrap_or_default();
     if task.has_classes() && all_classes.is_empty() {
         return Err(bad(format!("`all_classes` is empty, and `{}` is to choose", task.name)));

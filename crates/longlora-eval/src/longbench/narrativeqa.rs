@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +47,12 @@ pub fn read_narrativeqa(folder: &Path, set: &str) -> Result<Vec<LongBenchItem>, 
         let row = row.map_err(|error| not_a_row(&path, &error))?;
         if row.set != set {
             continue;
+        }
+        if Path::new(&row.document_id).file_name() != Some(OsStr::new(&row.document_id)) {
+            return Err(EvalError::DatasetFile {
+                path,
+                source: io::Error::other(format!("document_id `{}` is no name", row.document_id)),
+            });
         }
         let (context, asked) = match stories.entry(row.document_id.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),

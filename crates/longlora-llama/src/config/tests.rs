@@ -92,3 +92,12 @@ fn only_a_mixture_has_experts_and_never_fewer_than_it_asks() {
         assert!(needles.iter().all(|needle| error.contains(needle)), "{error}");
     }
 }
+
+#[test]
+fn dropout_that_is_not_applied_is_named() {
+    let ignored = |changes| config("llama", &changes).unwrap().ignored_dropout();
+    assert_eq!(ignored(json!({})), []);
+    assert_eq!(ignored(json!({ "attention_dropout": 0.0, "residual_dropout": null })), []);
+    let asked = json!({ "attention_dropout": 0.5, "residual_dropout": 0.1 });
+    assert_eq!(ignored(asked), [("attention_dropout", 0.5), ("residual_dropout", 0.1)]);
+}

@@ -85,8 +85,16 @@ const KNOWN: [&str; 17] = [
     "attention.causal",
 ];
 
-/// A scale or a cap that we would ignore makes another model.
+/// A scale or a cap that we would ignore makes another model; a part of a model is none.
 fn refuse_unknown_keys(file: &GgufFile, architecture: &str) -> Result<(), LlamaError> {
+    if let Some(parts) = file.metadata().unsigned("split.count")?.filter(|&parts| parts > 1) {
+        return Err(LlamaError::Unsupported {
+            path: file.path().to_owned(),
+            key: "split.count",
+            value: parts.to_string(),
+            supported: "join the parts with llama.cpp's `llama-gguf-split --merge`",
+        });
+    }
     let prefix = format!("{architecture}.");
     let own = file.metadata().iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
     let known = |key: &str| KNOWN.contains(&key) || rope::KEYS.contains(&key);
@@ -173,7 +181,7 @@ pub(super) fn write(config: &LlamaConfig, architecture: &str, metadata: &mut Met
     let mut put = |name: &str, value| metadata.insert(format!("{architecture}.{name}"), value);
     let mut count = |name, count: usize| put(name, Entry::U32(count as u32));
     count("vocab_size", config.vocab_size);
-    count("context_length", config.rope.max_position_embeddings);
+    count("context_length", config.rope.stated_context());
     count("embedding_length", config.hidden_size);
     count("block_count", config.num_hidden_layers);
     count("feed_forward_length", config.intermediate_size);

@@ -40,7 +40,7 @@ struct Said {
     theta: f64,
     kind: String,
     factor: Option<f64>,
-    original: u64,
+    original: Option<u64>,
     /// Factor on cos and sin, beside YaRN's own.
     temperature: Option<f64>,
     /// Ends of YaRN's ramp.
@@ -57,7 +57,6 @@ impl Said {
         let key = |name: &str| format!("{architecture}.rope.{name}");
         let number = |name: &str| Ok::<_, LlamaError>(metadata.number(&key(name))?.map(shortest));
         let count = |key: &str| config[key].as_u64().expect("a count was put there");
-        let original = metadata.unsigned(&key("scaling.original_context_length"))?;
         let factor = number("scaling.factor")?.filter(|&factor| factor != 0.0);
         // llama.cpp takes a factor without a type for linear.
         let default = if factor.is_some_and(|factor| factor != 1.0) { "linear" } else { "none" };
@@ -65,7 +64,7 @@ impl Said {
             theta: number("freq_base")?.unwrap_or(10_000.0),
             kind: metadata.string(&key("scaling.type"))?.unwrap_or(default).to_owned(),
             factor,
-            original: original.unwrap_or_else(|| count("max_position_embeddings")),
+            original: metadata.unsigned(&key("scaling.original_context_length"))?,
             temperature: number("scaling.attn_factor")?.filter(|&factor| factor != 1.0),
             betas: [
                 number("scaling.yarn_beta_fast")?.unwrap_or(32.0),
@@ -122,7 +121,11 @@ pub(super) fn read(
             return unsupported("rope.scaling.attn_factor", "…", supported);
         }
         "none" => Value::Null,
-        "linear" => json!({ "rope_type": "linear", "factor": said.factor }),
+        "linear" => json!({
+            "rope_type": "linear",
+            "factor": said.factor,
+            "original_max_position_embeddings": said.original,
+        }),
         "yarn" => said.yarn(),
         "longrope" => json!({
             "rope_type": "longrope",
@@ -202,8 +205,11 @@ pub(super) fn write(
     let temperature = rope.frequencies(rope.max_position_embeddings).attention_factor;
     let tensors = match &rope.scaling {
         RopeScaling::None | RopeScaling::Ntk { .. } => vec![],
-        RopeScaling::Linear { factor } => {
+        RopeScaling::Linear { factor, original_max_position_embeddings } => {
             scaling("linear", *factor);
+            if original_max_position_embeddings.is_some() {
+                put("scaling.original_context_length", original);
+            }
             vec![]
         }
         RopeScaling::Dynamic { .. } => {

@@ -1,6 +1,6 @@
 //! How long a window is, and who sees whom in it.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use longlora_attention::{AttentionPattern, GroupSize, Shift};
 
@@ -32,6 +32,9 @@ impl WindowArgs {
     /// The pattern, which the window has room for.
     pub(super) fn pattern(&self) -> Result<AttentionPattern> {
         let pattern = match self.attention {
+            PatternKind::Full if self.group.is_some() => {
+                bail!("full attention has no groups; leave --group out, or take --attention s2")
+            }
             PatternKind::Full => AttentionPattern::Full,
             PatternKind::S2 => shifted(self.group_size()),
         };

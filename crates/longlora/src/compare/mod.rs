@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use longlora_adapters::RopeKind;
 use longlora_llama::{LlamaConfig, count_trainable};
-use longlora_train::{FinetuneConfig, HeldOut, RunFolder};
+use longlora_train::{FinetuneConfig, FolderLock, HeldOut, RunFolder};
 
 use crate::comparison::{default_lengths, load_finetuned, refuse_short};
 use crate::count::any_number;
@@ -129,6 +129,7 @@ impl Compare {
             self.discard()?;
         }
         let Begun { base, lengths, mut text, model_sha256, mut ledger, plans } = begun?;
+        let _lock = FolderLock::take(&self.out)?;
         text.leave_in(&self.out)?;
         let device = self.device.to_string();
         let mut summary = Summary::new(&config, base.rope.original_context(), &lengths, &device);
