@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::{golden, json};
+use crate::fixture::{golden, json, model_with};
 
 /// 96 tokens of vocabulary, no tokenizer, native context 128.
 fn tiny_model() -> PathBuf {
@@ -340,4 +341,30 @@ fn a_table_leaves_out_what_cannot_be_measured_and_says_so() {
     assert!(said.contains("held-out documents has 150 tokens"), "{said}");
     let report = json(&folder.path().join("runs/1/report.json")).to_string();
     assert!(report.contains("fine-tuned, sparse attention"), "{report}");
+}
+
+/// As LongLoRA's own models, and as DeepSeek-Coder, which means something else by it.
+#[test]
+fn a_model_that_does_not_tell_from_where_it_was_stretched_is_not_stretched_further() {
+    let folder = with_ids((0..4000).map(|i| i * 7 % 96));
+    let config = |more: Value| {
+        let scaling = json!({ "type": "linear", "factor": 2.0 });
+        let mut config = json!({ "max_position_embeddings": 128, "rope_scaling": scaling });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        model_with(&tiny_model(), config)
+    };
+    let unclear = config(json!({}));
+    let unclear = unclear.path().to_str().expect("a temporary folder's path is UTF-8");
+    let needles = ["`128`", "`2`", "\"original_max_position_embeddings\""];
+    for more in [&["--dry-run"][..], &["--steps", "1"]] {
+        check_mistake(folder.path(), &finetune(unclear, more), &needles);
+    }
+    for (original, says) in [(128, "at 256 of its 256 tokens"), (64, "from 64 to 256 tokens")] {
+        let told = config(json!({ "original_max_position_embeddings": original }));
+        let told = told.path().to_str().expect("a temporary folder's path is UTF-8");
+        let output = longlora(folder.path(), &finetune(told, &["--dry-run"]));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
 }

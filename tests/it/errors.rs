@@ -58,6 +58,11 @@ fn a_config_that_is_no_json_or_lacks_a_key_is_named() {
         write(&config, text);
         check(&load(model.path()).unwrap_err(), &[&config.display().to_string()]);
     }
+    let lacking = json!({ "model_type": "llama", "hidden_size": 64 });
+    write_json(&config, &lacking);
+    let error = load(model.path()).unwrap_err();
+    check(&error, &["missing field `intermediate_size`"]);
+    assert!(!error.to_string().contains("`64`"), "{error}");
     check_config(json!({ "hidden_size": null }), &["null"]);
     check_config(json!({ "vocab_size": "many" }), &["`vocab_size`", "many"]);
     check_config(json!({ "num_hidden_layers": -2 }), &["`num_hidden_layers`", "-2"]);

@@ -38,6 +38,7 @@ mod bad_runs; // runs that cannot go on: what is refused, and what is kept
 mod trainable; // a 7B model is counted without being held
 mod errors; // every mistake is one sentence that names the file and the value
 mod adapter_errors; // the same of adapters
+mod any_options; // whatever stands in a config is taken or refused, and nothing panics
 mod cli; // the program from outside: what the terminal shows, and the exit codes
 mod evaluating; // `eval` beside perplexity, and `compare`: what is asked, kept and gone on with
 mod bench; // `longlora bench`: the floor, and what is measured over it

@@ -14,6 +14,22 @@
 //! shifted groups, packed documents and ragged tails are all segments, so there is one operation, [`attention`], and
 //! one meaning, spelled out in [`reference::attention`]. [`attention_over_cache`] is the same for new tokens alone, over
 //! the keys and values of all: for inference.
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift, attention};
+//!
+//! let device = Device::default().autodiff();
+//! let group_size = GroupSize::Tokens(16);
+//! let pattern = AttentionPattern::Shifted { group_size, shift: Shift::HalfHeads };
+//! let plan = pattern.plan(&Layout::dense(1, 64)); // for every batch of this shape
+//! let [q, k, v] = [4, 2, 2].map(|heads| {
+//!     Tensor::<4>::random([1, heads, 64, 8], Distribution::Default, &device).require_grad()
+//! });
+//! let out = attention(q.clone(), k, v, plan.layer(0), 8f32.sqrt().recip());
+//! let gradients = out.sum().backward();
+//! assert_eq!(q.grad(&gradients).unwrap().dims(), [1, 4, 64, 8]);
+//! ```
 
 mod pattern;
 mod group_size;

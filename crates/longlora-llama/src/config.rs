@@ -306,24 +306,32 @@ impl Keys<'_> {
 
 impl HuggingFaceConfig {
     /// # Errors
-    /// [`LlamaError::Config`], naming the key and the value: serde tells neither of a parsed object.
+    /// [`LlamaError::Config`], naming a key that has the wrong type, and its value.
     fn parse(fields: &Map<String, Value>, path: &Path) -> Result<Self, LlamaError> {
-        let parse = |fields: Map<String, Value>| serde_json::from_value(Value::Object(fields));
-        parse(fields.clone()).map_err(|error: serde_json::Error| {
+        serde_json::from_value(Value::Object(fields.clone())).map_err(|error| {
             let said = error.to_string();
-            let without =
-                |key: &String| fields.clone().into_iter().filter(|(it, _)| it != key).collect();
-            let complains = |key: &String| {
-                parse(without(key))
-                    .err()
-                    .is_some_and(|it: serde_json::Error| it.to_string() == said)
-            };
-            let culprit = fields.iter().find(|(key, _)| !complains(key));
-            let reason = match culprit {
+            let reason = match Self::ill_typed(fields, &said) {
                 Some((key, value)) => format!("`{key}` is `{value}`, which it cannot be: {said}"),
                 None => said,
             };
             LlamaError::Config { path: path.to_owned(), reason }
+        })
+    }
+
+    /// What `said` is about, which serde does not tell of an object that is parsed already: that without which it says
+    /// something else.
+    fn ill_typed<'a>(
+        fields: &'a Map<String, Value>,
+        said: &str,
+    ) -> Option<(&'a String, &'a Value)> {
+        if said.starts_with("missing field") {
+            return None;
+        }
+        fields.iter().find(|(key, _)| {
+            let mut others = fields.clone();
+            others.remove(key.as_str());
+            let parsed = serde_json::from_value::<Self>(Value::Object(others));
+            parsed.err().is_none_or(|error| error.to_string() != said)
         })
     }
 

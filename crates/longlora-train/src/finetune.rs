@@ -85,6 +85,7 @@ pub fn preview(
     if let Some(adapters) = &config.adapters {
         base.check_new_adapters(adapters)?;
     }
+    base.rope.extended(config.context.rope_scaling, config.context.length)?.validate()?;
     let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
     let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
     let (llama, selection) = (config.trainable(llama), config.selection());
