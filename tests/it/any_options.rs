@@ -154,7 +154,7 @@ fn with(mut whole: Value, changes: Value) -> Map<String, Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
     fn a_config_is_read_back_as_it_was_written_or_refused(
@@ -185,7 +185,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn an_adapter_is_taken_or_refused(changes in changes(ADAPTER)) {

@@ -112,6 +112,12 @@ fn a_fetched_model_is_found_by_its_name_without_the_network() {
     let said = text(&output.stderr) + &text(&output.stdout);
     assert!(said.contains("models--a--tiny"), "{said}");
 
+    // As huggingface_hub: what is there is there.
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    let output = longlora(folder.path(), &hub, &offline, &["fetch", "a/tiny"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("models--a--tiny/snapshots"));
+
     fs::create_dir_all(folder.path().join("a/tiny")).expect("a folder");
     let output = longlora(folder.path(), &hub, &[], &eval);
     let said = text(&output.stderr);

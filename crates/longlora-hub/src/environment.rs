@@ -27,13 +27,14 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
 
     pub(crate) fn offline(&self) -> bool {
         let set = self.text("HF_HUB_OFFLINE").or_else(|| self.text("TRANSFORMERS_OFFLINE"));
-        set.is_some_and(|value| {
-            matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
-        })
+        set.is_some_and(|value| is_true(&value))
     }
 
-    /// From a variable, or from the file where `hf auth login` leaves it.
+    /// From a variable, or from the file where `hf auth login` leaves it; none of them with `HF_HUB_DISABLE_IMPLICIT_TOKEN`.
     pub(crate) fn token(&self) -> Option<String> {
+        if self.text("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
+            return None;
+        }
         let named = self.text("HF_TOKEN").or_else(|| self.text("HUGGING_FACE_HUB_TOKEN"));
         named.or_else(|| {
             let file =
@@ -69,6 +70,11 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         let value = (self.0)(name)?.trim().to_owned();
         (!value.is_empty()).then_some(value)
     }
+}
+
+/// What Python's library takes for true.
+fn is_true(value: &str) -> bool {
+    matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
 #[cfg(test)]
@@ -108,6 +114,8 @@ mod tests {
         assert_eq!(with(&[("HF_HOME", home)]).token().as_deref(), Some("hf_file"));
         let both = [("HF_HOME", home), ("HF_TOKEN", " hf_variable ")];
         assert_eq!(with(&both).token().as_deref(), Some("hf_variable"));
+        let none = [("HF_TOKEN", "hf_variable"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
+        assert_eq!(with(&none).token(), None);
     }
 
     #[test]
