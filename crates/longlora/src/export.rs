@@ -1,11 +1,9 @@
 //! `longlora export` and `longlora convert`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device};
-use clap::ValueEnum;
 use longlora_attention::AttentionPattern;
 use longlora_data::{Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf_tokenizer};
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
@@ -16,22 +14,14 @@ use longlora_llama::{
 };
 use serde_json::{Value, json};
 
-use longlora_train::FolderLock;
-
+use crate::destination::{Destination, FloatKind, Format};
 use crate::device::DeviceArgs;
 use crate::model::{ModelArgs, model_folder};
 use crate::perplexity::measure;
 use crate::{GateFailed, print, say};
 
-/// Mean divergence in nats beyond which an exported model is another one, not a rounded one. Q8_0 stays far below.
-const MAX_DIVERGENCE: f64 = 0.05;
-/// The same where nothing was rounded but, perhaps, RoPE factors.
-const MAX_DIVERGENCE_OF_F32: f64 = 1e-4;
 /// Tokens that are compared, unless the model's context is shorter or the user says otherwise.
 const DEFAULT_VERIFY_LENGTH: usize = 512;
-/// The record of an export, in its folder; beside a GGUF file it has the file's name before it.
-const MANIFEST: &str = "longlora_export.json";
-
 /// Merge an adapter into its model and write files that other programs load: a Hugging Face folder or a GGUF file.
 ///
 /// The config gets the RoPE scaling and the new context; tokenizer and chat template come along. What was written is read
@@ -82,19 +72,6 @@ struct FormatArgs {
     /// Tokens of the text that is read to compare what was written, at most the context [default: 512]
     #[arg(long, value_name = "TOKENS")]
     verify_length: Option<usize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum FloatKind {
-    /// 4 bytes: nothing is rounded
-    F32,
-    /// 2 bytes
-    F16,
-    /// 2 bytes, with the range of f32
-    Bf16,
-    /// GGUF only: 34 bytes for 32 numbers
-    #[value(name = "q8_0")]
-    Q8_0,
 }
 
 impl Export {
@@ -188,118 +165,6 @@ impl FormatArgs {
             );
         }
         Ok(destination)
-    }
-}
-
-impl FloatKind {
-    fn of_folder(self) -> Result<DType> {
-        match self {
-            Self::F32 => Ok(DType::F32),
-            Self::F16 => Ok(DType::F16),
-            Self::Bf16 => Ok(DType::BF16),
-            Self::Q8_0 => {
-                bail!("a Hugging Face folder has no type `q8_0`; use f32, f16 or bf16")
-            }
-        }
-    }
-
-    fn max_divergence(self) -> f64 {
-        match self {
-            Self::F32 => MAX_DIVERGENCE_OF_F32,
-            Self::F16 | Self::Bf16 | Self::Q8_0 => MAX_DIVERGENCE,
-        }
-    }
-
-    fn of_gguf(self) -> TensorKind {
-        match self {
-            Self::F32 => TensorKind::F32,
-            Self::F16 => TensorKind::F16,
-            Self::Bf16 => TensorKind::BF16,
-            Self::Q8_0 => TensorKind::Q8_0,
-        }
-    }
-}
-
-/// Where an export goes, and what it is there.
-struct Destination {
-    out: PathBuf,
-    /// The last part of `out`.
-    name: String,
-    dtype: FloatKind,
-    format: Format,
-    verify_length: usize,
-}
-
-enum Format {
-    /// A Hugging Face folder: the type of its numbers, the bytes of its largest file.
-    Folder(DType, u64),
-    /// A GGUF file: the type of its matrices.
-    Gguf(TensorKind),
-}
-
-impl Destination {
-    /// The folder in which all is made. It lies beside `out`, so that a rename is enough; and has a name that is nobody else's,
-    /// since what an interrupted export left there is removed.
-    fn staging(&self) -> PathBuf {
-        self.out.with_file_name(format!(".longlora-partial-{}", self.name))
-    }
-
-    /// Where a manifest will lie outside of what is made.
-    fn manifest_beside(&self) -> Option<PathBuf> {
-        match self.format {
-            Format::Folder(..) => None,
-            Format::Gguf(_) => Some(self.out.with_file_name(self.manifest())),
-        }
-    }
-
-    /// Makes the staging folder, empty, and keeps other processes out.
-    fn claim(&self) -> Result<FolderLock> {
-        let staging = self.staging();
-        let failure = || format!("cannot create `{}`", staging.display());
-        fs::create_dir_all(&staging).with_context(failure)?;
-        let lock = FolderLock::take(&staging)?;
-        for entry in fs::read_dir(&staging).with_context(failure)? {
-            let path = entry.with_context(failure)?.path();
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
-                .with_context(|| format!("cannot remove `{}`", path.display()))?;
-        }
-        Ok(lock)
-    }
-
-    /// The model there.
-    fn staged(&self) -> PathBuf {
-        match self.format {
-            Format::Folder(..) => self.staging(),
-            Format::Gguf(_) => self.staging().join(&self.name),
-        }
-    }
-
-    /// The manifest's name, there and at its place.
-    fn manifest(&self) -> String {
-        match self.format {
-            Format::Folder(..) => MANIFEST.to_owned(),
-            Format::Gguf(_) => format!("{}.{MANIFEST}", self.name),
-        }
-    }
-
-    /// Gives what was made its own name.
-    fn publish(&self) -> Result<()> {
-        let failure = || format!("cannot write `{}`", self.out.display());
-        fs::rename(self.staged(), &self.out).with_context(failure)?;
-        if let Some(beside) = self.manifest_beside() {
-            fs::rename(self.staging().join(self.manifest()), beside).with_context(failure)?;
-        }
-        self.clear()
-    }
-
-    /// Removes what this export left unfinished.
-    fn clear(&self) -> Result<()> {
-        let staging = self.staging();
-        if !staging.exists() {
-            return Ok(());
-        }
-        fs::remove_dir_all(&staging)
-            .with_context(|| format!("cannot remove `{}`", staging.display()))
     }
 }
 
@@ -459,6 +324,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::MAX_DIVERGENCE;
 
     #[test]
     fn what_diverges_or_is_not_finite_is_refused_wherever_it_is() {

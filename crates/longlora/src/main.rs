@@ -32,6 +32,7 @@ mod stop_strings;
 mod writing;
 mod generate;
 mod chat;
+mod destination;
 mod export;
 mod pretrain;
 mod fetch;
