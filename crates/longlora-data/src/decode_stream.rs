@@ -64,7 +64,7 @@ impl Tokenizer {
             None => false,
         };
         let last = before.len().saturating_sub(CONTEXT);
-        let start = (0..last.min(before.len())).rev().find(begins_text).unwrap_or_default();
+        let start = (0..last).rev().find(begins_text).unwrap_or_default();
         let window = before[start..].to_vec();
         let text = self.decode(&window)?;
         // The beginning of a character is not given yet: its end is still to come.

@@ -289,6 +289,8 @@ mod tests {
         trained().save(&folder.path().join("tokenizer.json")).unwrap();
         file("tokenizer_config.json", r#"{"eos_token": "<|im_end|>"}"#);
         check(folder.path(), &["tokenizer_config.json", "`<|im_end|>`"]);
+        file("tokenizer_config.json", r#"{"eos_token": 5}"#);
+        check(folder.path(), &["tokenizer_config.json", "`5`"]);
         file("tokenizer_config.json", "[]");
         check(folder.path(), &["tokenizer_config.json"]);
     }

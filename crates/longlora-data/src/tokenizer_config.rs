@@ -84,13 +84,20 @@ impl TokenizerConfig {
             let id = inner.token_to_id(content)?;
             Some(SpecialToken { content: content.to_owned(), id })
         };
-        match self.keys.get(key).map(content) {
+        let unknown = |token: String| {
+            let path = self.path.clone();
+            Err(DataError::UnknownSpecialToken { path, token })
+        };
+        match self.keys.get(key) {
             None if self.is_llamas() => Ok(token(default)),
-            None | Some(None | Some("")) => Ok(None),
-            Some(Some(content)) => token(content).map(Some).ok_or_else(|| {
-                let (path, token) = (self.path.clone(), content.to_owned());
-                DataError::UnknownSpecialToken { path, token }
-            }),
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match content(value) {
+                Some("") => Ok(None),
+                Some(content) => {
+                    token(content).map_or_else(|| unknown(content.to_owned()), |it| Ok(Some(it)))
+                }
+                None => unknown(value.to_string()),
+            },
         }
     }
 
