@@ -118,6 +118,20 @@ fn what_is_listed_computes_and_what_is_not_says_why() {
     }
 }
 
+/// Micro-batches side by side are for the cores of a processor.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[test]
+fn a_gpu_takes_one_micro_batch_at_a_time() {
+    let kind = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "wgpu".to_owned());
+    if !listed().iter().any(|line| line.starts_with(&format!("│ {kind}:0"))) {
+        return;
+    }
+    let place = TempDir::new().unwrap();
+    fs::write(place.path().join("ids.json"), format!("{:?}", [7; 600])).unwrap();
+    let finetune = "finetune --model MODEL --data ids.json --context-length 512 --parallel 2";
+    check_refused(place.path(), &kind, finetune, &["--parallel `2`", "--batch-size"]);
+}
+
 /// What a GPU learns in two steps is what the processor does, as far as f32 goes.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[test]

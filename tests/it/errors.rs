@@ -50,6 +50,64 @@ fn a_path_that_is_no_model_folder_is_named() {
     check(&load(weightless.path()).unwrap_err(), &[&path, "no `model.safetensors`"]);
 }
 
+/// A head that is the table of embeddings may lie under either name; two that differ cannot both be kept.
+#[test]
+fn a_tied_head_is_one_table() {
+    let model = tiny(json!({ "tie_word_embeddings": true }));
+    let file = model.path().join("model.safetensors");
+    let mut tensors = read_tensors(&file).unwrap();
+    let table = tensors["model.embed_tokens.weight"].clone();
+    let loaded = || {
+        let llama = load(model.path()).unwrap();
+        llama.model.embed_tokens.weight.val().into_data()
+    };
+    tensors.insert("lm_head.weight".to_owned(), table.clone());
+    write_tensors(&file, &tensors).unwrap();
+    assert_eq!(loaded(), table);
+
+    tensors.remove("model.embed_tokens.weight");
+    write_tensors(&file, &tensors).unwrap();
+    assert_eq!(loaded(), table);
+
+    tensors.insert("model.embed_tokens.weight".to_owned(), table.clone());
+    let zeros = TensorData::zeros::<f32, _>(table.shape().clone());
+    tensors.insert("lm_head.weight".to_owned(), zeros);
+    write_tensors(&file, &tensors).unwrap();
+    let path = model.path().display().to_string();
+    check(&load(model.path()).unwrap_err(), &["`lm_head.weight`", "tie_word_embeddings", &path]);
+}
+
+#[test]
+fn names_without_the_prefix_of_a_whole_model_are_found() {
+    let model = tiny(json!({ "tie_word_embeddings": true }));
+    let file = model.path().join("model.safetensors");
+    let tensors = read_tensors(&file).unwrap().into_iter();
+    let short = |name: String| name.trim_start_matches("model.").to_owned();
+    let tensors = tensors.map(|(name, tensor)| (short(name), tensor)).collect();
+    write_tensors(&file, &tensors).unwrap();
+    load(model.path()).unwrap();
+}
+
+#[test]
+fn weights_of_a_few_bits_are_named() {
+    let spoil = |file: &Path| {
+        let mut tensors = read_tensors(file).unwrap();
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        let weight = tensors.remove(name).unwrap();
+        tensors.insert(name.replace("weight", "qweight"), weight);
+        write_tensors(file, &tensors).unwrap();
+    };
+    check_weights(spoil, &["q_proj.qweight", "quantised", "quantised from"]);
+}
+
+#[test]
+fn no_number_of_key_heads_is_as_many_as_there_are_heads() {
+    let changes = json!({ "num_key_value_heads": null, "model_type": "mistral" });
+    let config = tiny(changes);
+    let config = longlora_llama::LlamaConfig::read(config.path()).unwrap();
+    assert_eq!(config.num_key_value_heads, config.num_attention_heads);
+}
+
 #[test]
 fn a_config_that_is_no_json_or_lacks_a_key_is_named() {
     let model = tiny(json!({}));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, TensorData};
 use longlora_adapters::Dropout;
 use longlora_data::{TokenBatch, Window};
+use longlora_llama::{read_tensors, write_tensors};
 use longlora_train::StepBatch;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -123,8 +124,16 @@ pub(crate) fn model_with(model: &Path, changes: Value) -> TempDir {
         serde_json::from_slice(&read(&model.join("config.json"))).unwrap();
     let Value::Object(changes) = changes else { panic!("needs an object, got {changes}") };
     config.extend(changes);
+    let tied = config.get("tie_word_embeddings") == Some(&Value::Bool(true));
     write_json(&folder.path().join("config.json"), &Value::Object(config));
-    write(&folder.path().join("model.safetensors"), read(&model.join("model.safetensors")));
+    let (from, to) = (model.join("model.safetensors"), folder.path().join("model.safetensors"));
+    if tied {
+        let mut tensors = read_tensors(&from).unwrap();
+        tensors.remove("lm_head.weight");
+        write_tensors(&to, &tensors).unwrap();
+    } else {
+        write(&to, read(&from));
+    }
     folder
 }
 

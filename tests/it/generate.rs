@@ -107,6 +107,36 @@ fn writing_with_a_cache_is_writing_without_one_under_every_rope() {
     }
 }
 
+/// Dynamic and longrope change their frequencies behind 8 tokens; dynamic does so again and again.
+#[test]
+fn a_text_that_outgrows_its_frequencies_is_read_again() {
+    for (seed, changes) in [2, 4].map(|kind| (kind as u64, rope_kinds()[kind].clone())) {
+        let llama = model(changes.clone(), seed);
+        check_after(&tokens(5, VOCAB, 4), &llama, &changes.to_string());
+        let options = GenerateOptions { max_new_tokens: 700, ..GenerateOptions::default() };
+        let ours = llama.generate(&tokens(3, VOCAB, 4), &options, go_on);
+        let theirs = reference::generate(&llama, &tokens(3, VOCAB, 4), &options, go_on);
+        assert_eq!(ours, theirs, "{changes}");
+    }
+}
+
+#[test]
+fn how_long_a_text_may_become_does_not_change_its_beginning() {
+    for changes in rope_kinds() {
+        let llama = model(changes.clone(), 3);
+        let [short, long] = [5, 5000].map(|max_new_tokens| {
+            let options = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
+            let mut left = 5;
+            let generated = llama.generate(&tokens(3, VOCAB, 4), &options, |_| {
+                left -= 1;
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            generated.ids
+        });
+        assert_eq!(short, long, "{changes}");
+    }
+}
+
 #[test]
 fn writing_with_a_cache_is_writing_without_one_whatever_the_heads() {
     for heads in [json!({"num_key_value_heads": 6}), json!({"num_key_value_heads": 1})] {
@@ -250,10 +280,11 @@ fn writing_ends_with_the_text_with_the_length_or_when_told_to() {
 
     let end = whole.ids[4];
     let first_end = whole.ids.iter().position(|&token| token == end).unwrap();
-    llama.config.eos_token_ids = vec![end];
-    let ended = llama.generate(&prompt, &options, go_on);
     let expected = Generated { ids: whole.ids[..first_end].to_vec(), stop: StopReason::EndOfText };
-    assert_eq!(ended, expected);
+    let by_tokenizer = GenerateOptions { eos_token_ids: vec![end], ..options.clone() };
+    assert_eq!(llama.generate(&prompt, &by_tokenizer, go_on), expected);
+    llama.config.eos_token_ids = vec![end];
+    assert_eq!(llama.generate(&prompt, &options, go_on), expected);
 }
 
 /// Token by token against the logits of the whole text, computed by nothing of ours that writes.

@@ -19,7 +19,7 @@ use longlora_train::{
 };
 use serde_json::json;
 
-use crate::fixture::{Tensors, golden, model_with, read, write, write_json};
+use crate::fixture::{Tensors, golden, json as json_of, model_with, read, write, write_json};
 use crate::place::{NEVER, Place, adapters, files, metrics, names};
 use crate::random::tokens;
 use crate::sentence;
@@ -63,10 +63,15 @@ fn check_with(change: impl Fn(&mut FinetuneConfig), meddle: impl Fn(&Path)) {
         assert!(read(&broken.join(path)) == read(&whole.join(path)), "`{path}` differs");
     }
     // Burn lays out `optimizer.bpk` in another order each time; that it was read shows in the weights after step 5.
-    for name in ["trained.safetensors", "state.json"] {
-        let path = format!("checkpoints/step-000012/{name}");
-        assert!(read(&broken.join(&path)) == read(&whole.join(&path)), "`{path}` differs");
-    }
+    let checkpoint = |run: &Path| {
+        let folder = run.join("checkpoints/step-000012");
+        let mut state = json_of(&folder.join("state.json"));
+        state["sha256"]["optimizer.bpk"].take();
+        (read(&folder.join("trained.safetensors")), state)
+    };
+    let [ours, theirs] = [checkpoint(&broken), checkpoint(&whole)];
+    assert!(ours.0 == theirs.0, "what was trained differs");
+    assert_eq!(ours.1, theirs.1);
     assert_eq!(metrics(&broken), metrics(&whole));
     let steps: Vec<u64> = metrics(&whole).iter().map(|report| report.step).collect();
     assert_eq!(steps, (1..=12).collect::<Vec<_>>());
@@ -186,6 +191,13 @@ fn a_checkpoint_without_the_moments_of_its_table_is_refused() {
     assert!(error.contains("table.safetensors"), "{error}");
     write_tensors(&path, &Tensors::new()).unwrap();
     let error = place.resume("run").unwrap_err().to_string();
+    assert!(error.contains("table.safetensors") && error.contains("other bytes"), "{error}");
+    // As checkpoints were before they noted hashes.
+    let state = path.with_file_name("state.json");
+    let mut without = json_of(&state);
+    without.as_object_mut().unwrap().remove("sha256");
+    write_json(&state, &without);
+    let error = place.resume("run").unwrap_err().to_string();
     assert!(error.contains("table.safetensors") && error.contains("`rows`"), "{error}");
 }
 
@@ -214,6 +226,37 @@ fn what_a_crash_left_behind_does_no_harm() {
         fs::create_dir(&partial).unwrap();
         write(&partial.join("trained.safetensors"), b"half a fi");
     });
+}
+
+/// A disk that gives back other bytes, and files that a crash left empty.
+#[test]
+fn a_checkpoint_that_is_not_what_was_saved_is_refused() {
+    let place = Place::new();
+    place.run("run", &place.config(), 5).unwrap();
+    let folder = place.path("run/checkpoints/step-000005");
+    for name in ["trained.safetensors", "optimizer.bpk", "state.json"] {
+        let path = folder.join(name);
+        let whole = read(&path);
+        let mut other = whole.clone();
+        *other.last_mut().unwrap() ^= 0xFF;
+        for torn in [other, vec![]] {
+            write(&path, torn);
+            let error = place.resume("run").unwrap_err().to_string();
+            let parts = [name, "remove this checkpoint"];
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        write(&path, whole);
+    }
+}
+
+#[test]
+fn what_was_never_finished_is_removed() {
+    let place = Place::new();
+    place.run("run", &place.config(), 5).unwrap();
+    let partial = place.path("run/checkpoints/.partial-x7Yz");
+    fs::create_dir(&partial).unwrap();
+    place.resume("run").unwrap();
+    assert!(!partial.exists());
 }
 
 #[test]

@@ -10,13 +10,29 @@ use crate::device::Device;
 use crate::program;
 use crate::workspace::Workspace;
 
-/// The crates with kernels, whose library tests hold those against their references, and the one with the integration
-/// tests.
-const PACKAGES: [&str; 6] =
-    ["-p", "longlora-attention", "-p", "longlora-kernels", "-p", "longlora"];
-/// Integration tests that take the device at hand: logits, losses and gradients of PyTorch, causality, and the program
-/// on that device. The others would take long on a software renderer.
-const ON_A_DEVICE: [&str; 4] = ["golden_tiny::", "golden_families::", "causality::", "devices::"];
+/// The crates with kernels, whose library tests hold those against their references, the one whose inputs leave the device,
+/// and the one with the integration tests.
+const PACKAGES: [&str; 8] = [
+    "-p",
+    "longlora-attention",
+    "-p",
+    "longlora-kernels",
+    "-p",
+    "longlora-train",
+    "-p",
+    "longlora",
+];
+/// Kernels that only CUDA runs, as C++ on the processor: for machines without it.
+const EMULATED: [&str; 2] = ["--features", "longlora-attention/emulated"];
+/// Integration tests that take the device at hand: logits, losses and gradients of PyTorch, causality, inputs that leave it,
+/// and the program on that device. The others would take long on a software renderer.
+const ON_A_DEVICE: [&str; 5] = [
+    "golden_tiny::",
+    "golden_families::",
+    "causality::",
+    "exactness::inputs_that_waited_in_host_memory",
+    "devices::",
+];
 /// burn's name for the device that [`Device::default`] is.
 const DEFAULT_DEVICE: &str = "BURN_DEVICE";
 
@@ -36,8 +52,9 @@ pub(crate) fn run_on(device: Device) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::read(&sh)?;
     let build = Build::new(&sh, &workspace, device)?;
     sh.change_dir(&workspace.root);
+    let emulated: &[&str] = if device.feature == Some("cuda") { &[] } else { &EMULATED };
     let test = |target: &[&str], filters: &[&str]| {
-        let selection = [&PACKAGES, target].concat();
+        let selection = [&PACKAGES, emulated, target].concat();
         let command = build.cargo(&sh, "test", &selection).env(DEFAULT_DEVICE, device.name);
         command.arg("--").args(filters).run()
     };

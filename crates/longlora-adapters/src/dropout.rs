@@ -25,7 +25,11 @@ impl Dropout {
         Self { seed: mixed(mixed(self.seed).wrapping_add(index)) }
     }
 
-    /// Each entry is dropped with `probability`, and the others grow by `1 / (1 - probability)`.
+    /// Each entry is dropped with `probability`, and the others grow by `1 / (1 - probability)`. The same source drops the same
+    /// entries of every tensor of one shape.
+    ///
+    /// # Panics
+    /// If `probability` is not in [0, 1].
     pub fn apply<const D: usize>(self, x: Tensor<D>, probability: f64) -> Tensor<D> {
         let shape = x.shape();
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);

@@ -47,6 +47,9 @@ impl LoraLinear {
         Self { base, update: None }
     }
 
+    /// What of the input the update drops follows from `dropout` alone: give each layer a [part](Dropout::part) of its own, and
+    /// `None` outside training.
+    ///
     /// # Shapes
     /// - `x`: `[.., d_input]`; result: `[.., d_output]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, dropout: Option<Dropout>) -> Tensor<D> {

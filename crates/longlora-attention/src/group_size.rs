@@ -13,7 +13,7 @@ pub enum GroupSize {
 }
 
 impl GroupSize {
-    /// Tokens per group in a row of `length` tokens: even, at least 2.
+    /// Tokens per group in a row of `length` tokens; of a ratio an even number, at least 2.
     pub fn tokens(&self, length: usize) -> usize {
         match *self {
             Self::Tokens(tokens) => tokens,

@@ -51,4 +51,4 @@ pub use group_size::GroupSize;
 pub use layout::{Layout, Row};
 pub use op::{attention, attention_over_cache};
 pub use pattern::{AttentionPattern, PatternError, Shift};
-pub use segments::{AttentionPlan, Segments, Spans};
+pub use segments::{AttentionPlan, Segments};

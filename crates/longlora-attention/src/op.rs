@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Tensor, assert_shape};
+use longlora_kernels::has_kernels;
 
 use crate::backend::AttentionBackend;
 use crate::layout::Layout;
+use crate::reference;
 use crate::segments::Segments;
 
 /// Causal attention inside segments, differentiable in `q`, `k` and `v`.
 ///
 /// Forward keeps the output and one log-sum-exp per query; backward recomputes the scores tile by tile
 /// (FlashAttention-2, arXiv:2307.08691, alg. 1 and 2), so no `seq × seq` matrix is ever held. Query heads share key and
-/// value heads in groups of `heads / kv_heads` (GQA, arXiv:2305.13245) without a copy.
+/// value heads in groups of `heads / kv_heads` (GQA, arXiv:2305.13245) without a copy. On a device that this build has no
+/// kernels for, it is [`reference::attention`].
 ///
 /// # Shapes
 /// - `q`, result: `[batch, heads, seq, head_dim]`
@@ -54,14 +57,7 @@ pub fn attention(
         segments.rows.len(),
         segments.seq
     );
-    let (out, _lse) = Dispatch::segment_attention(
-        q.into_dispatch(),
-        k.into_dispatch(),
-        v.into_dispatch(),
-        segments.clone(),
-        softmax_scale,
-    );
-    Tensor::from_dispatch(out)
+    on_any_device(q, k, v, segments.clone(), softmax_scale)
 }
 
 /// Causal attention of the last `seq` positions of a text over the keys and values of all of it: for a text that is read
@@ -99,13 +95,22 @@ pub fn attention_over_cache(
         None => segments,
         Some(window) => segments.with_window(window),
     };
-    let (out, _lse) = Dispatch::segment_attention(
-        q.into_dispatch(),
-        k.into_dispatch(),
-        v.into_dispatch(),
-        Arc::new(segments),
-        softmax_scale,
-    );
+    on_any_device(q, k, v, Arc::new(segments), softmax_scale)
+}
+
+/// By the operation that the device's backend has; else by the slow twin.
+fn on_any_device(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    segments: Arc<Segments>,
+    softmax_scale: f32,
+) -> Tensor<4> {
+    if !has_kernels(&q.device()) {
+        return reference::attention(q, k, v, &segments, softmax_scale);
+    }
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    let (out, _lse) = Dispatch::segment_attention(q, k, v, segments, softmax_scale);
     Tensor::from_dispatch(out)
 }
 

@@ -8,11 +8,11 @@ use crate::layout::{Layout, Row};
 
 /// The spans of one row, for each half of the query heads. Each list covers every position exactly once, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spans {
+pub(crate) struct Spans {
     /// Of the query heads below `heads / 2`, rounded down.
-    pub first_half: Vec<Range<usize>>,
+    pub(crate) first_half: Vec<Range<usize>>,
     /// Of the query heads from `heads / 2` on.
-    pub second_half: Vec<Range<usize>>,
+    pub(crate) second_half: Vec<Range<usize>>,
 }
 
 /// Where attention may look, for every row and each half of the heads.
@@ -21,12 +21,9 @@ pub struct Spans {
 /// `w`, `j > i - w`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segments {
-    /// Tokens per row.
-    pub seq: usize,
-    /// One entry per row of the batch.
-    pub rows: Vec<Spans>,
-    /// Tokens that a query sees at most, itself included.
-    pub window: Option<usize>,
+    pub(crate) seq: usize,
+    pub(crate) rows: Vec<Spans>,
+    pub(crate) window: Option<usize>,
 }
 
 /// The segments of each layer of a model.
@@ -60,6 +57,9 @@ impl AttentionPlan {
 
 impl Segments {
     /// Each document is one span.
+    ///
+    /// # Panics
+    /// If a row is longer than `layout.seq`.
     pub fn full(layout: &Layout) -> Self {
         let rows = layout.rows.iter().map(|row| {
             let spans = documents(row, layout.seq);
@@ -74,9 +74,15 @@ impl Segments {
     /// `group_size / 2, group_size, …`, so no position ever sees a later one. The paper measures no loss for it
     /// (table 8, variant 2). Groups are counted from the start of each document, whose tokens so see the same whether it
     /// is packed with others or alone; one that fits into a group is not cut at all.
+    ///
+    /// # Panics
+    /// If a group has an odd number of tokens or none, its ratio is not in (0, 1], or a row is longer than `layout.seq`.
     pub fn grouped(layout: &Layout, group_size: GroupSize, shifted: [bool; 2]) -> Self {
         let spans = |row: &Row, shifted: bool| {
             let group = group_size.tokens(row.length);
+            if let GroupSize::Ratio(ratio) = group_size {
+                assert!(ratio > 0.0 && ratio <= 1.0, "needs a ratio in (0, 1], got {ratio}");
+            }
             assert!(group >= 2 && group.is_multiple_of(2), "needs even groups, got {group}");
             let documents = documents(row, layout.seq).into_iter();
             documents.flat_map(|document| groups(document, group, shifted)).collect()
@@ -89,12 +95,33 @@ impl Segments {
     }
 
     /// The same spans, none of whose queries sees more than `window` tokens.
+    ///
+    /// # Panics
+    /// If `window` is 0.
     pub fn with_window(self, window: usize) -> Self {
         assert!(window > 0, "needs a window of at least 1 token, got 0");
         Self { window: Some(self.window.map_or(window, |narrow| narrow.min(window))), ..self }
     }
 
-    /// The spans of query head `head` of `heads` in row `row`.
+    /// Tokens per row.
+    pub fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// Rows.
+    pub fn batch(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Tokens that a query sees at most, itself included.
+    pub fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    /// The spans of query head `head` of `heads` in row `row`: each position is in one, in order.
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn spans(&self, row: usize, head: usize, heads: usize) -> &[Range<usize>] {
         let spans = &self.rows[row];
         if head < heads / 2 { &spans.first_half } else { &spans.second_half }

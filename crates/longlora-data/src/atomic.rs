@@ -22,7 +22,8 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    Ok(())
+    // The rename itself must survive a power cut, too.
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -7,16 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use longlora_gguf::{GgufFile, is_gguf};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
+use self::source::readable;
 use crate::chat_json::to_json;
 use crate::gguf_tokenizer::tokenizer_config;
 use crate::strftime::strftime;
 use crate::tokenizer::read_if_present;
-use crate::tokenizer_config::TokenizerConfig;
+use crate::tokenizer_config::{SPECIAL_TOKENS, TokenizerConfig};
 use crate::{DataError, Tokenizer};
 
 /// Steps of the template engine that any conversation may take: a second of one core at most.
@@ -65,8 +66,8 @@ impl Message {
 
 /// Writes a conversation in the form a model was trained on, as its `chat_template` says.
 ///
-/// Rendered as transformers 4.57 does, with the same variables, filters and functions; only
-/// `strftime_now` tells the time of UTC. Templates come from strangers: one can neither read a file
+/// Rendered as transformers 4.57 does, with the same variables and functions, and with Jinja's filters and Python's methods
+/// as far as published templates use them; only `strftime_now` tells the time of UTC. Templates come from strangers: one can neither read a file
 /// nor the environment, and one that does not come to an end is an error.
 ///
 /// The rendered text has its special tokens written out: encode it with
@@ -77,6 +78,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     /// The special tokens by their names in `tokenizer_config.json`: `bos_token` and the like.
     tokens: Vec<(String, String)>,
+    /// What else it is told.
+    arguments: Map<String, Json>,
 }
 
 const TEMPLATE: &str = "chat_template";
@@ -124,17 +127,35 @@ impl ChatTemplate {
         if bytes > LONGEST_TEMPLATE {
             return Err(DataError::LongChatTemplate { path, bytes, most: LONGEST_TEMPLATE });
         }
-        // As Python's Jinja reads a source: lines end in `\n`, whatever they ended in.
-        let source = without_generation_tags(source).replace("\r\n", "\n").replace('\r', "\n");
+        let source = readable(source);
         let stack_bytes = SMALLEST_STACK_BYTES + source.len() * STACK_BYTES_PER_SOURCE_BYTE;
         let read = in_time(&path, stack_bytes, DEADLINE, move || {
             let mut environment = environment();
             environment.add_template_owned(TEMPLATE, source).map(|()| environment)
         });
         match read? {
-            Ok(environment) => Ok(Self { path, environment, tokens }),
+            Ok(environment) => Ok(Self { path, environment, tokens, arguments: Map::new() }),
             Err(source) => Err(DataError::BadChatTemplate { path, source }),
         }
+    }
+
+    /// Tells the template more than the conversation: `enable_thinking` for Qwen3, for one; transformers'
+    /// `chat_template_kwargs`.
+    pub fn with_arguments(self, arguments: Map<String, Json>) -> Self {
+        Self { arguments, ..self }
+    }
+
+    /// The conversation up to the last message's last word, for the model to go on with it: transformers'
+    /// `continue_final_message`. `None`, if the template does not show that message as it is.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_unfinished(&self, messages: &[Message]) -> Result<Option<String>, DataError> {
+        let mut rendered = self.render(messages, false)?;
+        let last = messages.last().map_or("", |message| message.content.trim());
+        let Some(start) = rendered.rfind(last) else { return Ok(None) };
+        rendered.truncate(start + last.len());
+        Ok(Some(rendered))
     }
 
     /// The conversation as the model's text, up to where its next answer begins if
@@ -177,6 +198,9 @@ impl ChatTemplate {
         });
         for (name, token) in &self.tokens {
             environment.add_global(name.clone(), token.as_str());
+        }
+        for (name, value) in &self.arguments {
+            environment.add_global(name.clone(), Value::from(Serde(value)));
         }
         environment
     }
@@ -236,6 +260,7 @@ fn environment() -> Environment<'static> {
     environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: Value| -> Result<Value, _> {
         Err(failure("raise_exception").with_source(Refusal(message.to_string())))
     });
@@ -308,15 +333,6 @@ fn source_in_config<'a>(path: &Path, config: &'a Json) -> Result<Option<&'a str>
 /// All that the configuration names, which transformers hands to templates, and those that the
 /// tokenizer knows from elsewhere.
 fn special_tokens(config: &Json, tokenizer: &Tokenizer) -> Vec<(String, String)> {
-    const NAMES: [&str; 7] = [
-        "bos_token",
-        "eos_token",
-        "unk_token",
-        "pad_token",
-        "sep_token",
-        "cls_token",
-        "mask_token",
-    ];
     let configured = |name: &str| {
         let token = &config[name];
         Some(token.as_str().or_else(|| token["content"].as_str())?.to_string())
@@ -331,29 +347,9 @@ fn special_tokens(config: &Json, tokenizer: &Tokenizer) -> Vec<(String, String)>
         token.as_ref().map(|token| token.content.clone())
     };
     let named = |name: &str| Some((name.into(), configured(name).or_else(|| known(name))?));
-    NAMES.into_iter().filter_map(named).collect()
+    SPECIAL_TOKENS.into_iter().filter_map(named).collect()
 }
 
-/// `{% generation %}` marks what a model is trained on and changes nothing else, but Jinja does not
-/// know it: it becomes a condition that always holds.
-fn without_generation_tags(source: &str) -> String {
-    let mut parts = source.split("{%");
-    let mut plain = parts.next().unwrap_or_default().to_string();
-    for part in parts {
-        plain += "{%";
-        let tag = part.trim_start_matches(['-', '+']).trim_start();
-        let before = &part[..part.len() - tag.len()];
-        let (word, rest) = tag.split_at(tag.find(|c: char| !c.is_alphanumeric()).unwrap_or(0));
-        plain += before;
-        plain += match word {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            word => word,
-        };
-        plain += rest;
-    }
-    plain
-}
-
+mod source;
 #[cfg(test)]
 mod tests;

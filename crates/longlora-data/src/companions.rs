@@ -21,12 +21,19 @@ const COMPANIONS: [&str; 10] = [
     "generation_config.json",
 ];
 
+/// Where transformers keeps chat templates that have names.
+const TEMPLATES: &str = "additional_chat_templates";
+/// Keys that hold the context, and their files.
+const OF_CONTEXT: [(&str, &str); 2] =
+    [("tokenizer_config.json", "model_max_length"), ("generation_config.json", "max_length")];
+
 /// Copies tokenizer, chat template and generation settings from one model folder to another, each whole or not at all.
 ///
-/// `model_max_length` of `tokenizer_config.json`, at which other programs cut or warn, becomes `context` tokens.
+/// `model_max_length` of `tokenizer_config.json`, at which other programs cut or warn, becomes `context` tokens, and so does
+/// `max_length` of `generation_config.json`, beyond which transformers reads nothing.
 ///
 /// # Errors
-/// [`DataError`], if a file cannot be read or written, or `tokenizer_config.json` is no JSON object.
+/// [`DataError`], if a file cannot be read or written, or one of those two is no JSON object.
 pub fn copy_companions(from: &Path, to: &Path, context: usize) -> Result<(), DataError> {
     for name in COMPANIONS {
         let path = from.join(name);
@@ -35,21 +42,45 @@ pub fn copy_companions(from: &Path, to: &Path, context: usize) -> Result<(), Dat
         }
         let mut content =
             fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
-        if name == "tokenizer_config.json" {
-            content = with_context(&content, context)
+        if let Some((_, key)) = OF_CONTEXT.iter().find(|(file, _)| *file == name) {
+            let changed = with_context(&content, key, context)
                 .map_err(|source| DataError::BadTokenizerConfig { path: path.clone(), source })?;
+            content = changed.unwrap_or(content);
         }
+        atomic::write(&to.join(name), &content)?;
+    }
+    copy_templates(&from.join(TEMPLATES), &to.join(TEMPLATES))
+}
+
+/// Chat templates beside the one that counts, such as one for tools.
+fn copy_templates(from: &Path, to: &Path) -> Result<(), DataError> {
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let unreadable = |source| DataError::Read { path: from.to_owned(), source };
+    fs::create_dir_all(to).map_err(|source| DataError::Write { path: to.to_owned(), source })?;
+    for entry in fs::read_dir(from).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let (Some(name), true) = (path.file_name(), path.is_file()) else { continue };
+        let content =
+            fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
         atomic::write(&to.join(name), &content)?;
     }
     Ok(())
 }
 
-fn with_context(config: &[u8], context: usize) -> Result<Vec<u8>, serde_json::Error> {
+/// `None`, if it says nothing of it.
+fn with_context(
+    config: &[u8],
+    key: &str,
+    context: usize,
+) -> Result<Option<Vec<u8>>, serde_json::Error> {
     let mut config: Map<String, Value> = serde_json::from_slice(config)?;
-    if config.contains_key("model_max_length") {
-        config.insert("model_max_length".to_owned(), context.into());
+    if !config.contains_key(key) {
+        return Ok(None);
     }
-    Ok(format!("{:#}\n", Value::Object(config)).into_bytes())
+    config.insert(key.to_owned(), context.into());
+    Ok(Some(format!("{:#}\n", Value::Object(config)).into_bytes()))
 }
 
 #[cfg(test)]
@@ -62,6 +93,10 @@ mod tests {
         let config = r#"{"bos_token": "<s>", "model_max_length": 256}"#;
         fs::write(from.path().join("tokenizer_config.json"), config).unwrap();
         fs::write(from.path().join("merges.txt"), "a b\n").unwrap();
+        let generation = r#"{"max_length": 256, "eos_token_id": 2}"#;
+        fs::write(from.path().join("generation_config.json"), generation).unwrap();
+        fs::create_dir(from.path().join(TEMPLATES)).unwrap();
+        fs::write(from.path().join(TEMPLATES).join("tool_use.jinja"), "{{ tools }}").unwrap();
         fs::write(from.path().join("model.safetensors"), "weights").unwrap();
 
         copy_companions(from.path(), to.path(), 1024).unwrap();
@@ -70,6 +105,9 @@ mod tests {
         let config: Value = serde_json::from_str(&read("tokenizer_config.json")).unwrap();
         assert_eq!(config, serde_json::json!({ "bos_token": "<s>", "model_max_length": 1024 }));
         assert_eq!(read("merges.txt"), "a b\n");
+        let generation: Value = serde_json::from_str(&read("generation_config.json")).unwrap();
+        assert_eq!(generation, serde_json::json!({ "max_length": 1024, "eos_token_id": 2 }));
+        assert_eq!(read("additional_chat_templates/tool_use.jinja"), "{{ tools }}");
         assert!(!to.path().join("model.safetensors").exists());
     }
 

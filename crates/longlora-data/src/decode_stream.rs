@@ -54,6 +54,9 @@ impl Tokenizer {
 
     /// The same for a text that goes on behind `before`, of which nothing is handed out any more: whether the first word
     /// begins with a space is seen from what stands before it.
+    ///
+    /// # Errors
+    /// [`DataError::Decode`], if the tokenizer refuses.
     pub fn decode_stream_after(&self, before: &[u32]) -> Result<DecodeStream<'_>, DataError> {
         // A run of bytes that is cut in two is another text.
         let begins_text = |at: &usize| match self.token(before[*at]) {
@@ -76,6 +79,9 @@ impl Tokenizer {
 
 impl DecodeStream<'_> {
     /// Takes the next id and returns the text that has become final, which is often empty.
+    ///
+    /// # Errors
+    /// [`DataError::Decode`], if the tokenizer refuses.
     pub fn push(&mut self, id: u32) -> Result<String, DataError> {
         self.window.push(id);
         let text = self.tokenizer.decode(&self.window)?;

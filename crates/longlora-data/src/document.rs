@@ -90,6 +90,9 @@ impl Corpus {
     }
 
     /// The token ids of every document, in order; `tokenizer` may be absent if there is no text.
+    ///
+    /// # Errors
+    /// Text without a tokenizer, and what the tokenizer refuses.
     pub fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>, DataError> {
         self.documents.par_iter().map(|document| document.tokenize(tokenizer)).collect()
     }
@@ -274,6 +277,10 @@ fn collect(
     let mut entries = entries.map_err(|error| at(folder, error))?;
     entries.sort();
     for path in entries {
+        if path.file_name().is_some_and(|name| name.to_str().is_none()) {
+            let advice = "its name is not UTF-8, so that nothing could be noted of it; rename it";
+            return Err(at(&path, io::Error::new(io::ErrorKind::InvalidFilename, advice)));
+        }
         if path.is_dir() {
             collect(&path, seen, files)?;
         } else if let Some(format) = Format::of(&path)

@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 
 use crate::chat::template_source;
 use crate::gguf_keys as keys;
-use crate::gguf_tokenizer::merges_by_score;
+use crate::gguf_tokenizer::{self, merges_by_score};
 use crate::gguf_vocabulary::TokenKind;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::tokenizer::is_byte_token;
+use crate::tokenizer::{is_byte_token, read_if_present};
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{DataError, NotForGguf, SpecialTokens, Tokenizer};
 
@@ -43,7 +43,7 @@ pub fn gguf_metadata(model: &Path, vocab_size: usize) -> Result<Metadata, DataEr
     let mut metadata = Metadata::new();
     let tokens = tokens(&tokenizer, vocab_size);
     let config = TokenizerConfig::beside(&model.join("tokenizer.json"))?.into_keys();
-    let ids = special_ids(&config, &tokenizer);
+    let ids = special_ids(model, &config, &tokenizer)?;
     let kinds = kinds(&tokens, &parts, ids.unknown);
     parts.describe(&tokens, &kinds, &mut metadata).map_err(refused)?;
     let kinds = kinds.into_iter().map(|kind| kind as i32).collect();
@@ -276,18 +276,57 @@ struct SpecialIds {
     padding: Option<u32>,
 }
 
-fn special_ids(config: &Json, tokenizer: &Tokenizer) -> SpecialIds {
+/// Those that the tokenizer's files name, else those of the model's `config.json`, as in llama.cpp: without any it would take
+/// one that its kind of vocabulary often has.
+fn special_ids(
+    model: &Path,
+    config: &Json,
+    tokenizer: &Tokenizer,
+) -> Result<SpecialIds, DataError> {
+    let content = read_if_present(&model.join("config.json"))?;
+    let of_model: Json =
+        content.and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default();
+    let in_model = |key: &str| {
+        let id = of_model[key].as_u64().or_else(|| of_model[key][0].as_u64())?;
+        u32::try_from(id).ok().filter(|&id| tokenizer.token(id).is_some())
+    };
     let id = |name: &str| {
         let token = &config[name];
         tokenizer.token_id(token.as_str().or_else(|| token["content"].as_str())?)
     };
     let SpecialTokens { bos, eos } = tokenizer.special_tokens();
-    SpecialIds {
-        bos: bos.as_ref().map(|token| token.id),
-        eos: eos.as_ref().map(|token| token.id),
+    Ok(SpecialIds {
+        bos: bos.as_ref().map(|token| token.id).or_else(|| in_model("bos_token_id")),
+        eos: eos.as_ref().map(|token| token.id).or_else(|| in_model("eos_token_id")),
         unknown: id("unk_token"),
-        padding: id("pad_token"),
+        padding: id("pad_token").or_else(|| in_model("pad_token_id")),
+    })
+}
+
+/// A text that llama.cpp will split otherwise than the tokenizer of the folder does, if there is one: it puts a space before
+/// every text and behind every special token or before none, and takes spaces beside a token for text.
+///
+/// # Errors
+/// Those of both tokenizers.
+pub fn split_otherwise_in_gguf(
+    model: &Path,
+    metadata: &Metadata,
+) -> Result<Option<String>, DataError> {
+    if is_gguf(model) {
+        return Ok(None);
     }
+    let (ours, theirs) = (Tokenizer::read(model)?, gguf_tokenizer::tokenizer(metadata, model)?);
+    let SpecialTokens { bos, eos } = theirs.special_tokens();
+    let special: Vec<_> = [bos, eos].into_iter().flatten().map(|token| &token.content).collect();
+    let after = special.iter().flat_map(|token| {
+        [format!("{token}a"), format!("{token} a"), format!("a{token}  a"), format!("a {token}a")]
+    });
+    for text in ["a", " a", "  a b", "a\n b"].map(str::to_owned).into_iter().chain(after) {
+        if ours.encode_rendered(&text)? != theirs.encode_rendered(&text)? {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 impl SpecialIds {

@@ -85,7 +85,7 @@ pub use companions::copy_companions;
 pub use decode_stream::DecodeStream;
 pub use document::{Content, Corpus, Document, SourceFile};
 pub use error::{DataError, NotForGguf, VocabularyProblem};
-pub use gguf_metadata::gguf_metadata;
+pub use gguf_metadata::{gguf_metadata, split_otherwise_in_gguf};
 pub use gguf_tokenizer::save_gguf_tokenizer;
 pub use order::Order;
 pub use stream::BatchStream;

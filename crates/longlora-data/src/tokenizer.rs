@@ -69,6 +69,9 @@ impl Tokenizer {
     }
 
     /// The ids of a text, with the special tokens that this tokenizer adds to every text.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`], if the tokenizer refuses.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.encode_with(text, true)
     }
@@ -76,6 +79,9 @@ impl Tokenizer {
     /// The ids of a text that already has its special tokens, as a rendered
     /// [`ChatTemplate`](crate::ChatTemplate) does: those spelled out in it become their ids, none
     /// is added.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`], if the tokenizer refuses.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.encode_with(text, false)
     }
@@ -91,6 +97,9 @@ impl Tokenizer {
     ///
     /// So are ids that the tokenizer does not know, as in Hugging Face: many models have more
     /// embeddings than tokens.
+    ///
+    /// # Errors
+    /// [`DataError::Decode`], if the tokenizer refuses.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         let text = self.inner.decode(ids, true);
         text.map_err(|source| DataError::Decode { tokens: ids.len(), source })
@@ -116,6 +125,12 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The id of a token that stands for something other than text, and is in none that [`decode`](Self::decode) makes.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        let is_special = self.inner.get_added_vocabulary().is_special_token(token);
+        if is_special { self.token_id(token) } else { None }
+    }
+
     /// The tokens that begin and end a text, as far as the files name them.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special_tokens
@@ -125,6 +140,9 @@ impl Tokenizer {
     ///
     /// If there is no `tokenizer_config.json` beside it, writes one that names the special tokens,
     /// so that [`read`](Self::read) and transformers' `AutoTokenizer` find them again.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
         atomic::write(path, self.to_json()?.as_bytes())?;
         let config = config_beside(path);

@@ -24,6 +24,10 @@ pub(crate) struct TokenizerConfig {
     keys: Map<String, Value>,
 }
 
+/// The keys that each name a special token.
+pub(crate) const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+
 impl TokenizerConfig {
     /// What stands beside `tokenizer`; nothing, if there is nothing.
     ///
@@ -52,8 +56,11 @@ impl TokenizerConfig {
         inner: &mut tokenizers::Tokenizer,
     ) -> Result<SpecialTokens, DataError> {
         let bad = |source| DataError::BadTokenizer { path: self.path.clone(), source };
-        for token in self.added_tokens().into_iter().chain(self.more_special_tokens()) {
-            if inner.token_to_id(&token.content).is_none() {
+        let tokens = self.added_tokens().into_iter().chain(self.more_special_tokens());
+        let known = |token: &AddedToken| inner.token_to_id(&token.content).is_some();
+        let named = self.named_tokens().filter(known).collect::<Vec<_>>();
+        for token in tokens.chain(named) {
+            if !inner.get_added_vocabulary().get_vocab().contains_key(&token.content) {
                 inner.add_tokens([token]).map_err(bad)?;
             }
         }
@@ -123,6 +130,13 @@ impl TokenizerConfig {
         let names = self.keys.get("additional_special_tokens").and_then(Value::as_array);
         let names = names.into_iter().flatten().filter_map(content);
         names.map(|name| AddedToken::from(name, true)).collect()
+    }
+
+    /// Those that a key of their own names.
+    fn named_tokens(&self) -> impl Iterator<Item = AddedToken> {
+        let names = SPECIAL_TOKENS.iter().filter_map(|key| content(self.keys.get(*key)?));
+        let names = names.filter(|name| !name.is_empty());
+        names.map(|name| AddedToken::from(name, true))
     }
 
     /// What LLaMA's classes put around a text.

@@ -125,6 +125,9 @@ impl Windows {
     }
 
     /// Checks that a model with `vocab_size` tokens knows every token of the corpus.
+    ///
+    /// # Errors
+    /// The first token that it does not know.
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), DataError> {
         match self.tokens.iter().max() {
             Some(&token) if token as usize >= vocab_size => {

@@ -60,7 +60,7 @@ pub use exam::{Examinee, exam};
 pub use grid::Grid;
 pub use heat_map::{HeatCell, HeatMap};
 pub use longbench::{
-    LongBenchItem, LongBenchKind, LongBenchTask, longbench_questions, read_longbench,
+    LengthClass, LongBenchItem, LongBenchKind, LongBenchTask, longbench_questions, read_longbench,
     read_narrativeqa, read_qasper,
 };
 pub use measurement::{Difference, Measurement, Stretch, paired_difference};

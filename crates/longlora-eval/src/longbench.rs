@@ -33,6 +33,39 @@ pub struct LongBenchItem {
     pub answers: Vec<String>,
     /// The classes to choose from, if the task is to choose.
     pub all_classes: Vec<String>,
+    /// Of LongBench-E alone, which scores by length: how long the text is.
+    pub length: Option<LengthClass>,
+}
+
+/// The lengths that LongBench-E tells apart, in words, or in characters of Chinese.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LengthClass {
+    /// Below 4,000.
+    Short,
+    /// Below 8,000.
+    Middle,
+    /// From 8,000 on.
+    Long,
+}
+
+impl LengthClass {
+    /// Of so many words.
+    pub fn of(words: usize) -> Self {
+        match words {
+            0..4000 => Self::Short,
+            4000..8000 => Self::Middle,
+            _ => Self::Long,
+        }
+    }
+
+    /// LongBench's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Short => "0-4k",
+            Self::Middle => "4-8k",
+            Self::Long => "8k+",
+        }
+    }
 }
 
 /// Asks about items, in prompts that leave room for the answer within `context_length` tokens.
@@ -130,6 +163,7 @@ mod tests {
             context: context.into(),
             answers: vec!["He".to_owned()],
             all_classes: vec![],
+            length: None,
         }
     }
 

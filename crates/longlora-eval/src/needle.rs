@@ -203,15 +203,16 @@ impl Hay<'_> {
         for (place, sentence) in places {
             text.insert(place, sentence);
         }
-        let numbers = if needles.kind == NeedleKind::Values { "numbers" } else { "number" };
+        let hidden = match needles.kind {
+            NeedleKind::Values => {
+                "Some secret numbers are hidden in the following text. Remember them."
+            }
+            _ => "A secret number is hidden in the following text. Remember it.",
+        };
         Question {
             task: needles.kind.task().to_owned(),
             id: String::new(),
-            text: format!(
-                "A secret {numbers} is hidden in the following text. Remember it.\n\n{}\n\n{}",
-                text.join(" "),
-                needles.question
-            ),
+            text: format!("{hidden}\n\n{}\n\n{}", text.join(" "), needles.question),
             opening: needles.opening.clone(),
             answers: needles.answers.clone(),
             scoring: Scoring::AllOf,

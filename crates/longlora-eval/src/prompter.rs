@@ -28,6 +28,11 @@ impl Prompter {
         &self.tokenizer
     }
 
+    /// What ends an answer, by the tokenizer.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> {
+        self.tokenizer.special_tokens().eos.iter().map(|eos| eos.id)
+    }
+
     /// What the model reads: the text, and how its answer begins.
     ///
     /// # Errors
@@ -37,12 +42,11 @@ impl Prompter {
             None => self.tokenizer.encode(&format!("{text}{opening}"))?,
             Some(template) => {
                 let turn = template.render(&[Message::new("user", text)], true)?;
-                let (text, rendered) = (text.trim().len(), turn.len());
-                if rendered < text {
-                    return Err(EvalError::SilentTemplate { text, rendered });
+                let (length, rendered) = (text.trim().len(), turn.len());
+                if rendered < length {
+                    return Err(EvalError::SilentTemplate { text: length, rendered });
                 }
-                // The turn ends where an answer begins, so that a space in between would be one too many.
-                self.tokenizer.encode_rendered(&(turn + opening.trim_start()))?
+                self.tokenizer.encode_rendered(&with_opening(template, turn, text, opening)?)?
             }
         })
     }
@@ -55,4 +59,20 @@ impl Prompter {
         let read = self.prompt(&question.text, &question.opening)?.len();
         Ok(read + question.max_new_tokens)
     }
+}
+
+/// The turn with the first words of an answer, as the template writes an answer. One that does not show them as they are
+/// has them right behind the turn: it ends where an answer begins, so that a space in between would be one too many.
+fn with_opening(
+    template: &ChatTemplate,
+    turn: String,
+    text: &str,
+    opening: &str,
+) -> Result<String, EvalError> {
+    let opening = opening.trim_start();
+    if opening.is_empty() {
+        return Ok(turn);
+    }
+    let messages = [Message::new("user", text), Message::new("assistant", opening)];
+    Ok(template.render_unfinished(&messages)?.unwrap_or_else(|| turn + opening))
 }

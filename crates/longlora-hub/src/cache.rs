@@ -115,7 +115,9 @@ impl RepoFolder {
             let mut file = builder.tempfile_in(folder)?;
             file.write_all(commit.as_bytes())?;
             file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error).map(drop)
+            file.persist(&path).map_err(|error| error.error)?;
+            // The rename itself must survive a power cut, too.
+            fs::File::open(folder)?.sync_all()
         };
         write().map_err(HubError::file("write", &path))
     }

@@ -1,13 +1,26 @@
 //! Whether a kernel takes what an operation was given, or the plain path has to.
 
+use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
+
+/// Whether this build has kernels for a device: for the processor, and for GPUs with the features `cuda` and `wgpu`. On any
+/// other of burn's devices, operations take their plain path.
+pub fn has_kernels(device: &Device) -> bool {
+    match device.clone().without_autodiff().as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "gpu")]
+        DispatchDevice::Cube(_) => true,
+        #[allow(unreachable_patterns, reason = "which devices there are is up to burn's features")]
+        _ => false,
+    }
+}
 
 /// The CPU's kernels compute in f32, with matrices in f32 or bf16. Those of GPUs take activations of less, too.
 pub(crate) fn takes(device: &Device, activations: DType) -> bool {
     if *device == Device::flex() {
         return activations == DType::F32;
     }
-    matches!(activations, DType::F32 | DType::F16 | DType::BF16)
+    has_kernels(device) && matches!(activations, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// Whether the parameters beside the activations are of a type that the device's kernels read.

@@ -5,6 +5,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::cache::{CacheKind, KvCache};
 use crate::llama::Llama;
 
+/// Tokens that are read at once where nobody says how many.
+pub(crate) const PREFILL_CHUNK: usize = 512;
+
 impl Llama {
     /// An empty cache for one text.
     ///
@@ -24,6 +27,18 @@ impl Llama {
     /// gradients.
     pub fn advance(&self, new: &[u32], cache: &mut KvCache) -> Tensor<2> {
         assert!(!new.is_empty(), "needs at least one token to read");
+        self.plan(new.len(), cache, PREFILL_CHUNK);
+        self.read(new, cache)
+    }
+
+    /// Reads the text again, if that many tokens more need other frequencies.
+    fn plan(&self, new: usize, cache: &mut KvCache, chunk: usize) {
+        for tokens in cache.plan(new).chunks(chunk) {
+            self.read(tokens, cache);
+        }
+    }
+
+    fn read(&self, new: &[u32], cache: &mut KvCache) -> Tensor<2> {
         let pass = cache.prepare(new.len(), self.model.rope_offset.clone());
         let ids: Vec<i64> = new.iter().map(|&id| i64::from(id)).collect();
         let ids = TensorData::new(ids, [1, new.len()]);
@@ -49,10 +64,11 @@ impl Llama {
     pub fn prefill(&self, new: &[u32], cache: &mut KvCache, chunk: usize) -> Tensor<2> {
         assert!(!new.is_empty(), "needs at least one token to read");
         let chunk = cache.chunk(chunk);
+        self.plan(new.len(), cache, chunk);
         let (before, last) = new.split_at((new.len() - 1) / chunk * chunk);
         for tokens in before.chunks(chunk) {
-            self.advance(tokens, cache);
+            self.read(tokens, cache);
         }
-        self.advance(last, cache)
+        self.read(last, cache)
     }
 }

@@ -25,9 +25,7 @@ const BLOCK: usize = 256;
 pub enum CacheKind {
     /// Every token, at its position in the text.
     Whole {
-        /// Tokens that the text may have in the end. Dynamic and longrope choose their frequencies by it, from the first
-        /// token on: a text that is written token by token then means what it would if it were read at once. (They would
-        /// change as the text grows, under keys that are rotated already.)
+        /// Tokens that the text may have in the end.
         length: usize,
         /// Tokens that a token sees at most, itself included; `None` for all before it.
         window: Option<usize>,
@@ -48,10 +46,16 @@ pub struct Streaming {
 }
 
 /// Keys and values of one text.
+///
+/// Dynamic and longrope choose their frequencies by the length of the text, and keys are kept rotated by them. So the first
+/// tokens plan for the text as it is, and within the pre-trained context that is all. A text that outgrows its plan is read
+/// again by the frequencies of a longer one: once for longrope, for dynamic whenever it has grown by a quarter.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     kind: CacheKind,
     rope: RopeConfig,
+    /// Tokens that the frequencies were chosen for.
+    planned: usize,
     /// Tokens that a query of each layer sees at most, by the model's own rule.
     windows: Vec<Option<usize>>,
     layers: Vec<LayerCache>,
@@ -95,9 +99,14 @@ impl KvCache {
         let shape = [1, config.num_key_value_heads, 0, config.rope.head_dim];
         let empty = Tensor::zeros(shape, (device, dtype));
         let layer = LayerCache { keys: empty.clone(), values: empty };
+        let planned = match kind {
+            CacheKind::Whole { .. } => 0,
+            CacheKind::Streaming(Streaming { sinks, window }) => sinks + window,
+        };
         Self {
             kind,
             rope: config.rope.clone(),
+            planned,
             windows: config.windows.clone(),
             layers: vec![layer; config.num_hidden_layers],
             capacity: 0,
@@ -149,6 +158,19 @@ impl KvCache {
         }
     }
 
+    /// Plans for `new` tokens more, and returns those that have to be read again, of which the cache then knows none.
+    pub(crate) fn plan(&mut self, new: usize) -> Vec<u32> {
+        let needed = self.held.len() + new;
+        match self.kind {
+            CacheKind::Whole { length, .. } if needed > self.planned => {
+                self.planned = planned_length(&self.rope, needed, length);
+                self.held.end = self.held.start;
+                std::mem::take(&mut self.tokens)
+            }
+            _ => vec![],
+        }
+    }
+
     /// Makes room for `new` tokens, and prepares the forward over them.
     ///
     /// # Panics
@@ -169,12 +191,12 @@ impl KvCache {
 
     fn pass(&self, new: usize, shared_offset: Option<RopeOffset>) -> CachedPass {
         let (past, all) = (self.held.len(), self.held.len() + new);
-        let (length, window, streaming) = match self.kind {
-            CacheKind::Whole { length, window } => (length, window, false),
-            CacheKind::Streaming(Streaming { sinks, window }) => (sinks + window, None, true),
+        let (window, streaming) = match self.kind {
+            CacheKind::Whole { window, .. } => (window, false),
+            CacheKind::Streaming(_) => (None, true),
         };
         let device = self.layers.first().map(|layer| layer.keys.device()).unwrap_or_default();
-        let rotary = |positions| Rotary::at(&self.rope, positions, length, &device);
+        let rotary = |positions| Rotary::at(&self.rope, positions, self.planned, &device);
         let narrower = |own: &Option<usize>| own.iter().copied().chain(window).min();
         CachedPass {
             windows: self.windows.iter().map(narrower).collect(),
@@ -279,6 +301,12 @@ impl CachedPass {
     fn offset<'a>(&'a self, own: Option<&'a RopeOffset>) -> Option<&'a RopeOffset> {
         own.or(self.shared_offset.as_ref())
     }
+}
+
+/// The length by whose frequencies a text of `needed` tokens is read, which may have `most` in the end.
+pub(crate) fn planned_length(rope: &RopeConfig, needed: usize, most: usize) -> usize {
+    let steady = rope.steady_until(needed);
+    steady.unwrap_or_else(|| needed + (needed / 4).max(BLOCK)).min(most.max(needed))
 }
 
 /// The slices of these positions.

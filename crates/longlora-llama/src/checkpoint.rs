@@ -21,9 +21,20 @@ const LAYOUTS: [(&str, &str); 2] = [
 pub(crate) struct Checkpoint {
     model: PathBuf,
     files: Vec<WeightFile>,
-    /// Which file holds a tensor, until it is read.
-    unread: BTreeMap<String, usize>,
+    /// Where a tensor is, until it is read.
+    unread: BTreeMap<String, Place>,
 }
+
+#[derive(Debug, Clone)]
+struct Place {
+    file: usize,
+    /// What it is called there.
+    name: String,
+}
+
+/// The table of embeddings, and the head that may be the same.
+const TABLE: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 enum WeightFile {
     Safetensors(TensorFile),
@@ -53,8 +64,8 @@ impl Checkpoint {
         for (single, index) in LAYOUTS {
             if model.join(single).exists() {
                 let file = WeightFile::open(&model.join(single))?;
-                let unread = file.names().into_iter().map(|name| (name, 0)).collect();
-                return Ok(Self { model: model.to_owned(), files: vec![file], unread });
+                let names = file.names().into_iter().map(|name| (name, 0)).collect();
+                return Ok(Self::new(model, vec![file], names));
             }
             if model.join(index).exists() {
                 return Self::open_shards(model, &model.join(index));
@@ -79,28 +90,76 @@ impl Checkpoint {
         let shard_of = |shard: &String| {
             shards.binary_search(&shard).expect("every shard of the map is in the list")
         };
-        let unread =
+        let names =
             weight_map.iter().map(|(name, shard)| (name.clone(), shard_of(shard))).collect();
-        Ok(Self { model: model.to_owned(), files, unread })
+        Ok(Self::new(model, files, names))
+    }
+
+    /// A model that was saved without its head has names without `model.`, which transformers puts before them, too.
+    fn new(model: &Path, files: Vec<WeightFile>, names: Vec<(String, usize)>) -> Self {
+        let has_prefix = names.iter().any(|(name, _)| name.starts_with("model."));
+        let place = |(name, file): (String, usize)| {
+            let whole =
+                if has_prefix || name == HEAD { name.clone() } else { format!("model.{name}") };
+            (whole, Place { file, name })
+        };
+        let unread = names.into_iter().map(place).collect();
+        Self { model: model.to_owned(), files, unread }
     }
 
     /// Reads one tensor in the file's own type.
     pub(crate) fn read(&mut self, name: &str) -> Result<TensorData, LlamaError> {
-        let file = self.unread.remove(name).ok_or_else(|| LlamaError::Missing {
-            path: self.model.clone(),
-            tensor: name.to_owned(),
-        })?;
-        match &mut self.files[file] {
+        let place = self.unread.remove(name).ok_or_else(|| self.missing(name))?;
+        self.read_at(&place)
+    }
+
+    fn read_at(&mut self, Place { file, name }: &Place) -> Result<TensorData, LlamaError> {
+        match &mut self.files[*file] {
             WeightFile::Safetensors(file) => file.read(name),
             WeightFile::Pickle(file) => file.read(name),
+        }
+    }
+
+    fn missing(&self, name: &str) -> LlamaError {
+        let (path, tensor) = (self.model.clone(), name.to_owned());
+        // As GPTQ's and AWQ's tools name it.
+        let packed = name.strip_suffix("weight").map(|layer| format!("{layer}qweight"));
+        match packed.filter(|packed| self.unread.contains_key(packed)) {
+            Some(packed) => LlamaError::Quantised { path, tensor: packed, kind: "qweight".into() },
+            None => LlamaError::Missing { path, tensor },
+        }
+    }
+
+    /// A head that is the table of embeddings may be stored under either name, or under both.
+    ///
+    /// # Errors
+    /// [`LlamaError::Contradiction`], if there are two that differ: one would be lost.
+    pub(crate) fn tie(&mut self, config: &LlamaConfig) -> Result<(), LlamaError> {
+        if !config.tie_word_embeddings {
+            return Ok(());
+        }
+        let [table, head] = [TABLE, HEAD].map(|name| self.unread.get(name).cloned());
+        match (table, head) {
+            (None, Some(head)) => {
+                self.unread.remove(HEAD);
+                self.unread.insert(TABLE.to_owned(), head);
+                Ok(())
+            }
+            (Some(table), Some(head)) if self.read_at(&table)? != self.read_at(&head)? => {
+                let reason = format!(
+                    "`tie_word_embeddings` is true, but `{HEAD}` and `{TABLE}` are two different tables; set it to \
+                     false in config.json to keep both"
+                );
+                Err(LlamaError::Contradiction { path: self.model.clone(), reason })
+            }
+            _ => Ok(()),
         }
     }
 
     /// Old checkpoints carry tables that are computed, and tied ones may carry the head once more.
     pub(crate) fn refuse_leftovers(&self, config: &LlamaConfig) -> Result<(), LlamaError> {
         let known = |name: &str| {
-            name.ends_with("rotary_emb.inv_freq")
-                || (config.tie_word_embeddings && name == "lm_head.weight")
+            name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == HEAD)
         };
         match self.unread.keys().find(|name| !known(name)) {
             None => Ok(()),

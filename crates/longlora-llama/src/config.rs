@@ -203,7 +203,7 @@ impl LlamaConfig {
         let raw = HuggingFaceConfig::parse(&hugging_face, path)?;
         let keys = Keys { fields: &hugging_face, path };
         raw.refuse_what_we_would_ignore(&keys, &family)?;
-        let kv_heads = raw.kv_heads(&family, path)?;
+        let kv_heads = raw.kv_heads(&family, &keys, path)?;
         let (qkv_bias, output_bias, mlp_bias) = (
             keys.setting(family.qkv_bias)?,
             keys.setting(family.output_bias)?,
@@ -351,7 +351,7 @@ impl HuggingFaceConfig {
             }
         }
         // In transformers 5 it stands in the dictionary.
-        let of_rope = keys.present("rope_parameters").or(keys.present("rope_scaling"));
+        let of_rope = keys.present("rope_scaling").or(keys.present("rope_parameters"));
         let of_rope = of_rope.and_then(|rope| rope.get("partial_rotary_factor")?.as_f64());
         if let Some(factor) = self.partial_rotary_factor.or(of_rope)
             && factor != 1.0
@@ -374,13 +374,16 @@ impl HuggingFaceConfig {
         }
     }
 
-    fn kv_heads(&self, family: &Family, path: &Path) -> Result<usize, LlamaError> {
+    fn kv_heads(&self, family: &Family, keys: &Keys<'_>, path: &Path) -> Result<usize, LlamaError> {
         let invalid = |reason: String| Err(LlamaError::Config { path: path.to_owned(), reason });
         let heads = self.num_attention_heads;
         if heads == 0 || self.num_hidden_layers == 0 || self.vocab_size == 0 {
             return invalid("it has no heads, layers or vocabulary".to_owned());
         }
-        let kv_heads = self.num_key_value_heads.or(family.num_key_value_heads).unwrap_or(heads);
+        // `null` is as many as there are heads; only what is not said is the family's.
+        let said = keys.fields.contains_key("num_key_value_heads");
+        let of_family = family.num_key_value_heads.filter(|_| !said);
+        let kv_heads = self.num_key_value_heads.or(of_family).unwrap_or(heads);
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return invalid(format!(
                 "`num_attention_heads` `{heads}` is no multiple of `num_key_value_heads` `{kv_heads}`"

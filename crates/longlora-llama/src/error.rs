@@ -191,6 +191,20 @@ pub enum LlamaError {
         /// What the reader met.
         reason: String,
     },
+    /// Weights in a type of a few bits.
+    #[error(
+        "tensor `{}` of `{path}` is quantised (`{}`), which is not read; use the model that it was quantised from, or a GGUF \
+         file",
+        shown_within(.tensor, NAME), shown_within(.kind, NAME)
+    )]
+    Quantised {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type, or what tells of it.
+        kind: String,
+    },
     /// A tensor that the model needs.
     #[error("`{path}` lacks tensor `{}`", shown_within(.tensor, NAME))]
     Missing {

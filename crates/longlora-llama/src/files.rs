@@ -63,17 +63,29 @@ impl TensorFile {
         let missing = || LlamaError::Missing { path: self.path.clone(), tensor: name.to_owned() };
         let TensorInfo { dtype, shape, data_offsets: (start, end) } =
             self.header.info(name).ok_or_else(missing)?.clone();
-        let dtype = burn_dtype(dtype).ok_or_else(|| LlamaError::Torn {
-            path: self.path.clone(),
-            format: FORMAT,
-            reason: format!("tensor `{name}` is of type `{dtype:?}`, not of a float type"),
-        })?;
+        let dtype = burn_dtype(dtype).ok_or_else(|| self.no_float(name, dtype))?;
         let mut bytes = vec![0; end - start];
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(LlamaError::file("read", &self.path))?;
         Ok(TensorData::from_bytes(Bytes::from_bytes_vec(bytes), shape, dtype))
+    }
+
+    fn no_float(&self, name: &str, dtype: Dtype) -> LlamaError {
+        let path = self.path.clone();
+        match dtype {
+            Dtype::BOOL | Dtype::I16 | Dtype::U16 | Dtype::I64 | Dtype::U64 => LlamaError::Torn {
+                path,
+                format: FORMAT,
+                reason: format!("tensor `{name}` is of type `{dtype:?}`, not of a float type"),
+            },
+            few_bits => LlamaError::Quantised {
+                path,
+                tensor: name.to_owned(),
+                kind: format!("{few_bits:?}"),
+            },
+        }
     }
 }
 

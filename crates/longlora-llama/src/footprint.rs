@@ -1,7 +1,7 @@
 //! What a training step holds in memory, predicted from the model's sizes.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use longlora_adapters::LoraLinear;
 
 use crate::attention::SelfAttention;
@@ -31,7 +31,7 @@ pub struct Footprint {
     /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
     /// are kept for the rows that occurred alone, and how many that will be is not known before.
     pub state: u64,
-    /// The logits that exist at a time.
+    /// The logits that exist at a time, and on a GPU their gradients, with what a trained head takes beside them.
     pub logits: u64,
     /// Blocks.
     pub blocks: usize,
@@ -75,7 +75,7 @@ impl Footprint {
             read: kept.read as u64,
             widened: (kept.largest_narrow * F32) as u64,
             state: (3 * trainable.total() * F32) as u64,
-            logits: (longlora_kernels::logits_at_once(&llama.device()) * F32) as u64,
+            logits: logits(llama, selection) as u64,
             blocks: blocks.len(),
             input: (hidden * activation) as u64,
             per_token: (7 * hidden * activation) as u64,
@@ -87,14 +87,20 @@ impl Footprint {
     }
 
     /// The peak of a step over so many micro-batches of `tokens` tokens at once, when so many blocks keep their
-    /// activations. With `inputs_away`, the inputs of the others wait elsewhere, but for two on their way.
+    /// activations, and as many `gradients` of all that is trained are held: one, or one for each of those and their sum. With
+    /// `inputs_away`, the inputs of the others wait elsewhere, but for two on their way.
+    ///
+    /// Or of what comes after it: to save the moments, they are copied.
     pub fn peak(
         &self,
         micro_batches: usize,
         tokens: usize,
+        gradients: usize,
         kept_blocks: usize,
         inputs_away: bool,
     ) -> u64 {
+        let trained = self.state / 3;
+        let saving = self.weights + 4 * trained;
         let micro_batches = micro_batches as u64;
         let all = micro_batches * tokens as u64;
         let tile = micro_batches * tokens.min(TOKENS_PER_TILE) as u64;
@@ -108,9 +114,30 @@ impl Footprint {
         let widened = micro_batches * self.widened;
         let inputs = if inputs_away { kept_blocks.max(2).min(self.blocks) } else { self.blocks };
         let per_token = self.per_token + inputs as u64 * self.input;
-        let steady = self.weights + widened + self.state + self.logits + all * per_token;
-        steady + kept.max(again) + tile * self.inside_mlp
+        let state = self.state + (gradients as u64 - 1) * trained;
+        let steady = self.weights + widened + state + self.logits + all * per_token;
+        (steady + kept.max(again) + tile * self.inside_mlp).max(saving)
     }
+}
+
+/// On the processor gradients take the place of logits. On a GPU they stand beside them, in the type of activations, and a
+/// trained head has a second gradient while a chunk's is added to it, and is narrowed to that type.
+fn logits(llama: &Llama, selection: &Selection) -> usize {
+    let at_once = longlora_kernels::logits_at_once(&llama.device());
+    if llama.device().without_autodiff() == Device::flex() {
+        return at_once * F32;
+    }
+    let activation = llama.compute.dtype().size();
+    let head_is_trained = selection.contains(match &llama.lm_head {
+        Some(_) => "lm_head.weight",
+        None => "model.embed_tokens.weight",
+    });
+    let of_weight = if activation < F32 { F32 + activation } else { F32 };
+    let of_head = match head_is_trained {
+        true => llama.config.hidden_size * llama.config.vocab_size * of_weight,
+        false => 0,
+    };
+    at_once * (F32 + activation) + of_head
 }
 
 /// Parameters as they are kept.

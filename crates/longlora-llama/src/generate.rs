@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 
+use crate::advance::PREFILL_CHUNK;
 use crate::cache::{CacheKind, KvCache, Streaming};
 use crate::llama::Llama;
 use crate::sampling::{Sampler, Sampling};
@@ -19,6 +20,9 @@ pub struct GenerateOptions {
     pub window: Option<usize>,
     /// For text without an end: what stays in the cache. Goes without `window`.
     pub streaming: Option<Streaming>,
+    /// Tokens that end the text, beside those that the model's config names: the one that its tokenizer calls the end, where
+    /// the config forgot it.
+    pub eos_token_ids: Vec<u32>,
     /// Tokens of the prompt that are read at once; more of them need more memory, not less time.
     pub prefill_chunk: usize,
 }
@@ -31,7 +35,8 @@ impl Default for GenerateOptions {
             sampling: Sampling::default(),
             window: None,
             streaming: None,
-            prefill_chunk: 512,
+            eos_token_ids: vec![],
+            prefill_chunk: PREFILL_CHUNK,
         }
     }
 }
@@ -75,11 +80,11 @@ impl GenerateOptions {
 impl Llama {
     /// Continues `prompt`. Each new token goes to `on_token` as soon as it is known, but for one that ends the text.
     ///
-    /// Dynamic and longrope take their frequencies for the prompt and all `max_new_tokens`, from the first token on; see
-    /// [`CacheKind::Whole`].
+    /// Dynamic and longrope take their frequencies for the text as it is, not as it may become; see [`KvCache`].
     ///
     /// # Panics
-    /// If `prompt` is empty or holds ids outside the vocabulary, or if the model tracks gradients.
+    /// If `prompt` is empty or holds ids outside the vocabulary, the model tracks gradients, or the sampling is none by
+    /// [`Sampling::validate`].
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -125,6 +130,9 @@ impl Llama {
         mut read: impl FnMut(&[u32]) -> Tensor<2>,
     ) -> Generated {
         let prompt = text.len();
+        if let Err(error) = options.sampling.validate() {
+            panic!("{error}");
+        }
         let mut sampler = Sampler::new(&options.sampling);
         let mut stop = StopReason::Length;
         while text.len() - prompt < options.max_new_tokens {
@@ -134,7 +142,7 @@ impl Llama {
                 break;
             }
             let next = sampler.next(logits, text);
-            if self.config.eos_token_ids.contains(&next) {
+            if self.config.eos_token_ids.contains(&next) || options.eos_token_ids.contains(&next) {
                 stop = StopReason::EndOfText;
                 break;
             }

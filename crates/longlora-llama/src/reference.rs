@@ -8,6 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use longlora_adapters::Rotary;
 use longlora_attention::{AttentionPattern, Layout};
 
+use crate::cache::planned_length;
 use crate::generate::{GenerateOptions, Generated};
 use crate::llama::Llama;
 use crate::pass::Pass;
@@ -28,9 +29,13 @@ pub fn generate(
         None => AttentionPattern::Full,
         Some(window) => AttentionPattern::SlidingWindow { window },
     };
-    let length = prompt.len() + options.max_new_tokens;
+    let most = prompt.len() + options.max_new_tokens;
+    let mut planned = 0;
     llama.write(&mut prompt.to_vec(), options, on_token, |text| {
-        last_hidden(llama, text, pattern, length)
+        if text.len() > planned {
+            planned = planned_length(&llama.config.rope, text.len(), most);
+        }
+        last_hidden(llama, text, pattern, planned)
     })
 }
 

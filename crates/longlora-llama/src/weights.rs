@@ -70,6 +70,7 @@ fn load_folder(
     device: &Device,
 ) -> Result<Llama, LlamaError> {
     let mut checkpoint = Checkpoint::open(model)?;
+    checkpoint.tie(config)?;
     let llama = config.init(device);
     let llama = restore_as(llama, &Selection::Base, storage, model, |name| checkpoint.read(name))?;
     checkpoint.refuse_leftovers(config)?;

@@ -65,6 +65,17 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// The same, where only the way back met it.
+    #[error(
+        "the norm of the gradient of step {step} is `{grad_norm}`, and nothing was learnt from it; lower the learning rate, or \
+         look at the data of that step; what was saved before is kept"
+    )]
+    GradientNotFinite {
+        /// The step, from 1.
+        step: u64,
+        /// The norm of the whole gradient.
+        grad_norm: f64,
+    },
     /// Windows in which nothing is to be predicted.
     #[error(
         "step {step} has nothing to predict: its documents are of one token each; leave such documents out"

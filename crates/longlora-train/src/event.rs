@@ -11,6 +11,13 @@ use crate::step_report::StepReport;
 /// Something that has just been decided or done.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
+    /// A run goes on: from this step, of so many that were taken.
+    Resumed {
+        /// The last step that is saved; 0 if none is.
+        step: u64,
+        /// The last step that was taken.
+        taken: u64,
+    },
     /// Before the first step: what will be learned from.
     Reading(&'a Reading),
     /// Before the first step: what will be kept in memory.

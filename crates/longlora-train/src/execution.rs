@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use burn::tensor::Device;
 use bytesize::ByteSize;
 use longlora_llama::{Footprint, Llama, Selection, WeightStorage, device_memory};
 use sysinfo::System;
@@ -34,8 +35,8 @@ impl Execution {
 /// How many blocks keep their activations within a budget, and what that takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// What may be taken.
-    pub budget: ByteSize,
+    /// What may be taken; `None`, if nobody named it and the GPU does not tell what it has.
+    pub budget: Option<ByteSize>,
     /// What will be taken at the peak, as predicted.
     pub predicted: ByteSize,
     /// Blocks of the model.
@@ -46,7 +47,7 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// As many blocks as fit into the budget that `training` names; else into most of the memory that a GPU has, or that is
-    /// free on the processor. None, if not even the rest fits.
+    /// free on the processor. None, if not even the rest fits, or the GPU does not tell.
     ///
     /// `length` is that of a window.
     pub fn new(
@@ -67,19 +68,23 @@ impl MemoryPlan {
         length: usize,
     ) -> Self {
         let footprint = Footprint::kept_as(storage, llama, selection);
-        let parallel = training.parallel.min(training.accumulation);
+        let is_processor = llama.device().without_autodiff() == Device::flex();
+        let parallel = if is_processor { training.parallel.min(training.accumulation) } else { 1 };
         let tokens = length * training.batch_size;
-        let available = || {
-            // On the processor, what was read of the weights is no longer free.
-            device_memory(&llama.device()).unwrap_or_else(|| free_memory() + footprint.read)
+        let gradients = if training.accumulation > 1 { parallel + 1 } else { 1 };
+        let available = || match is_processor {
+            // What was read of the weights is no longer free.
+            true => Some(free_memory() + footprint.read),
+            false => device_memory(&llama.device()),
         };
-        let share = || ByteSize((available() as f64 * DEFAULT_SHARE) as u64);
-        let budget = training.memory.unwrap_or_else(share);
+        let share = |bytes| ByteSize((bytes as f64 * DEFAULT_SHARE) as u64);
+        let budget = training.memory.or_else(|| available().map(share));
         let inputs_wait = training.inputs_wait();
         let inputs_away = inputs_wait == InputsWait::InHostMemory;
-        let predicted =
-            |kept| ByteSize(PROGRAM + footprint.peak(parallel, tokens, kept, inputs_away));
-        let fits = |kept: &usize| predicted(*kept) <= budget;
+        let predicted = |kept| {
+            ByteSize(PROGRAM + footprint.peak(parallel, tokens, gradients, kept, inputs_away))
+        };
+        let fits = |kept: &usize| budget.is_some_and(|budget| predicted(*kept) <= budget);
         let kept_blocks = (0..=footprint.blocks).rev().find(fits).unwrap_or(0);
         Self {
             budget,
@@ -89,9 +94,9 @@ impl MemoryPlan {
         }
     }
 
-    /// Whether the prediction is within the budget.
+    /// Whether the prediction is within the budget, as far as that is known.
     pub fn fits(&self) -> bool {
-        self.predicted <= self.budget
+        self.budget.is_none_or(|budget| self.predicted <= budget)
     }
 }
 
@@ -99,7 +104,13 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { budget, predicted, blocks, execution: Execution { kept_blocks, .. } } = self;
-        write!(f, "memory: about {predicted:.1} of {budget:.1}; ")?;
+        match budget {
+            Some(budget) => write!(f, "memory: about {predicted:.1} of {budget:.1}; ")?,
+            None => write!(
+                f,
+                "memory: about {predicted:.1}; the driver does not tell how much there is, so name it with --memory; "
+            )?,
+        }
         match kept_blocks {
             0 => write!(f, "all {blocks} blocks are run again in the backward"),
             kept if kept == blocks => write!(f, "nothing is run again in the backward"),

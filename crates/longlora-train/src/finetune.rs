@@ -68,8 +68,12 @@ pub fn resume(
         run.write_manifest(&manifest)?;
         beginning(&config, llama)
     };
+    report(Event::Resumed { step: state.0.step, taken: run.steps_taken() });
     go_on(&config, run, windows, state, stop, report)
 }
+
+/// The files that say how text becomes tokens.
+const TOKENIZER: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
 /// What a run would read and hold in memory, as far as can be known without its weights: they are not read.
 ///
@@ -148,8 +152,13 @@ fn go_on(
         },
         optimizer,
     };
+    // A result that was there before is its owner's, who may have changed it.
+    let result = if config.adapters.is_some() { run.adapter() } else { run.model() };
+    let has_result = at.step == training.steps && result.exists();
     let outcome = session.run(stop, report)?;
-    if let Outcome::Finished(llama) = &outcome {
+    if let Outcome::Finished(llama) = &outcome
+        && !has_result
+    {
         match &config.adapters {
             Some(adapters) => write_adapter(llama, adapters, config, run)?,
             None => write_model(llama, config, run)?,
@@ -210,9 +219,9 @@ fn training_windows(
     let windows = windows(config, &corpus, llama.config.vocab_size)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
     let mut sources = model_files(&config.model.path)?;
-    let tokenizer = config.model.path.join("tokenizer.json");
-    if corpus.has_text() && tokenizer.exists() {
-        sources.push(tokenizer);
+    if corpus.has_text() {
+        let of_tokenizer = TOKENIZER.map(|name| config.model.path.join(name));
+        sources.extend(of_tokenizer.into_iter().filter(|path| path.exists()));
     }
     Ok((windows, manifest.with_model(&sources)?))
 }

@@ -76,6 +76,9 @@ struct Passes {
     tracked: Pass,
 }
 
+/// Inputs that are on their way to the host while the device computes on: more would be in its memory all the while.
+const LEAVING: usize = 2;
+
 /// What the forward leaves of a block.
 #[expect(clippy::large_enum_variant, reason = "there is one per block, and its tensors are larger")]
 enum Kept {
@@ -86,6 +89,13 @@ enum Kept {
 }
 
 impl Kept {
+    /// Waits until what is to wait elsewhere is there.
+    fn arrive(&mut self) {
+        if let Self::Input(input) = self {
+            input.arrive();
+        }
+    }
+
     /// Begins to bring back what waits elsewhere.
     fn called_back(self) -> Self {
         match self {
@@ -172,12 +182,15 @@ impl Backward<'_> {
         let blocks = &self.plain.model.layers;
         let first_graph = blocks.len() - self.kept_blocks.min(blocks.len());
         let mut hidden = self.plain.embed(ids.clone());
-        let mut kept = vec![];
+        let mut kept: Vec<Kept> = vec![];
         for (layer, block) in blocks.iter().enumerate() {
             if layer < first_graph {
                 let output = block.forward(hidden.clone(), layer, &passes.plain);
                 kept.push(Kept::Input(KeptInput::new(hidden, self.inputs_wait)));
                 hidden = output;
+                if let Some(earlier) = kept.len().checked_sub(LEAVING + 1) {
+                    kept[earlier].arrive();
+                }
             } else {
                 let (graphs, output) = self.graphs(layer, hidden, passes);
                 kept.push(graphs);

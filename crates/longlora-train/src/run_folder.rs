@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use longlora_data::SourceFile;
@@ -111,6 +111,8 @@ impl Manifest {
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Whether it was there before.
+    was_there: bool,
 }
 
 impl RunFolder {
@@ -126,8 +128,20 @@ impl RunFolder {
         if holds_something {
             return Err(TrainError::RunExists { path: path.to_owned() });
         }
-        fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
-        Ok(Self { path: path.to_owned() })
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(TrainError::file("create", parent))?;
+        }
+        let was_there = path.exists();
+        match fs::create_dir(path) {
+            // Of two processes, one has made it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && !was_there => {
+                Err(TrainError::RunExists { path: path.to_owned() })
+            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(TrainError::file("create", path)(error))
+            }
+            _ => Ok(Self { path: path.to_owned(), was_there }),
+        }
     }
 
     /// Opens the folder of an earlier run.
@@ -135,7 +149,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::NotResumable`], if it is none.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let run = Self { path: path.to_owned() };
+        let run = Self { path: path.to_owned(), was_there: true };
         if run.config().exists() {
             return Ok(run);
         }
@@ -143,7 +157,8 @@ impl RunFolder {
         Err(TrainError::NotResumable { path: path.to_owned(), reason })
     }
 
-    /// Removes the folder of a run that failed before its first step, so that the same command can be given again.
+    /// Removes the folder of a run that failed before its first step, so that the same command can be given again; of one that
+    /// was there before, what is in it.
     ///
     /// # Errors
     /// [`TrainError::File`], if the disk refuses.
@@ -156,7 +171,17 @@ impl RunFolder {
         if self.checkpoints().exists() || metrics.is_ok_and(|metrics| metrics.len() > 0) {
             return Ok(());
         }
-        fs::remove_dir_all(&self.path).map_err(TrainError::file("remove", &self.path))
+        if !self.was_there {
+            return fs::remove_dir_all(&self.path).map_err(TrainError::file("remove", &self.path));
+        }
+        let entries = fs::read_dir(&self.path).map_err(TrainError::file("read", &self.path))?;
+        for entry in entries {
+            let path = entry.map_err(TrainError::file("read", &self.path))?.path();
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(TrainError::file("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// The folder itself.
@@ -229,6 +254,13 @@ impl RunFolder {
             path: path.clone(),
             reason: format!("a line of it is torn ({error}); `--resume` mends it"),
         })
+    }
+
+    /// The last step that was taken, saved or not.
+    pub(crate) fn steps_taken(&self) -> u64 {
+        let text = fs::read_to_string(self.path.join("metrics.jsonl")).unwrap_or_default();
+        let step = |line: &str| Some(serde_json::from_str::<StepReport>(line).ok()?.step);
+        text.lines().filter_map(step).max().unwrap_or(0)
     }
 
     /// Opens `metrics.jsonl` for appending after step `step`: what a crashed run wrote beyond its last checkpoint is

@@ -1,6 +1,6 @@
 //! The loop over the steps.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use longlora_adapters::Dropout;
@@ -18,6 +18,9 @@ use crate::run_folder::RunFolder;
 use crate::step_report::StepReport;
 use crate::stop::Stop;
 use crate::trainee::Trainee;
+
+/// Time without a checkpoint, unless none but the last one is asked for.
+const AT_LATEST: Duration = Duration::from_secs(600);
 
 /// How a run ended.
 #[derive(Debug)]
@@ -51,6 +54,7 @@ impl Session<'_> {
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome, TrainError> {
         let mut metrics = self.run.metrics_after(self.at.step)?;
+        let mut saved = Instant::now();
         while self.at.step < self.config.steps {
             let step = self.step()?;
             metrics.append(&step)?;
@@ -58,9 +62,11 @@ impl Session<'_> {
             let every = self.config.save_every;
             let last = self.at.step == self.config.steps;
             let stopping = stop.requested() && !last;
-            if last || stopping || (every > 0 && self.at.step.is_multiple_of(every)) {
+            let due = self.at.step.is_multiple_of(every) || saved.elapsed() >= AT_LATEST;
+            if last || stopping || (every > 0 && due) {
                 metrics.sync()?;
                 self.save()?;
+                saved = Instant::now();
             }
             if stopping {
                 return Ok(Outcome::Stopped { step: self.at.step });
@@ -84,9 +90,11 @@ impl Session<'_> {
         let max_norm = self.trainee.max_grad_norm.unwrap_or(f64::INFINITY);
         let (grads, grad_norm) = grads.clipped(&self.trainee.llama, max_norm);
         let loss = output.loss();
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let loss = if loss.is_finite() { grad_norm } else { loss };
+        if !loss.is_finite() {
             return Err(TrainError::NotFinite { step: number, loss });
+        }
+        if !grad_norm.is_finite() {
+            return Err(TrainError::GradientNotFinite { step: number, grad_norm });
         }
         let rates = self.optimizer.rates.step();
         let learning_rate = rates.base();

@@ -9,6 +9,7 @@ use longlora_llama::{CacheKind, KvCache};
 use crate::count::new_tokens;
 use crate::model::ModelArgs;
 use crate::say;
+use crate::template_arguments::{TemplateArguments, template_arguments};
 use crate::writing::{Writer, WritingArgs};
 
 /// Talk to a model, line by line.
@@ -25,6 +26,9 @@ pub(crate) struct Chat {
     /// Tokens of a reply at most
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = new_tokens())]
     max_new_tokens: usize,
+    /// What else the chat template is told, as a JSON object: '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON", value_parser = template_arguments)]
+    chat_template_kwargs: Option<TemplateArguments>,
     #[command(flatten)]
     writing: WritingArgs,
 }
@@ -40,6 +44,7 @@ impl Chat {
                 folder.display()
             )
         })?;
+        let template = template.with_arguments(self.chat_template_kwargs.unwrap_or_default());
         let writer = Writer::load(&self.model, &self.writing, self.max_new_tokens)?;
         let mut conversation = Conversation::new(&writer, template);
         conversation.messages.extend(self.system.map(|text| Message::new("system", text)));
@@ -98,8 +103,11 @@ impl<'a> Conversation<'a> {
             self.reach.unwrap_or_default()
         );
         let known = self.cache.keep_beginning_of(&text);
-        let most = self.writer.options.max_new_tokens.min(room);
-        let reply = self.writer.write(&[], &text[known..], &mut self.cache, most)?;
+        let mut options = self.writer.options.clone();
+        options.max_new_tokens = options.max_new_tokens.min(room);
+        // Each reply draws anew, and the whole conversation follows from the seed.
+        options.sampling.seed = options.sampling.seed.wrapping_add(self.messages.len() as u64);
+        let reply = self.writer.write(&[], &text[known..], &mut self.cache, &options)?;
         self.messages.push(Message::new("assistant", reply));
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::fingerprint::fingerprint;
 use crate::model::{ModelArgs, WeightKind};
 use crate::progress::Progress;
 use crate::say;
+use crate::template_arguments::{TemplateArguments, template_arguments};
 
 /// Where answers go, unless another file is named.
 const RESULTS: &str = "results";
@@ -30,6 +31,9 @@ pub(crate) struct ExamArgs {
     /// Ask as a user in a chat, by the model's chat template, instead of as a text to continue
     #[arg(long)]
     chat: bool,
+    /// What else the chat template is told, as a JSON object: '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON", value_parser = template_arguments, requires = "chat")]
+    chat_template_kwargs: Option<TemplateArguments>,
     /// File that each answer is added to; what stands in it is not asked again [default: results/TASK.jsonl]
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
@@ -57,7 +61,8 @@ impl ExamArgs {
         let template = ChatTemplate::read(&folder, &tokenizer)?.with_context(|| {
             format!("`{}` has no chat template; leave --chat out", folder.display())
         })?;
-        Ok(Prompter::chat(tokenizer, template))
+        let arguments = self.chat_template_kwargs.clone().unwrap_or_default();
+        Ok(Prompter::chat(tokenizer, template.with_arguments(arguments)))
     }
 
     pub(crate) fn is_chat(&self) -> bool {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device};
 use longlora_attention::AttentionPattern;
-use longlora_data::{Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf_tokenizer};
+use longlora_data::{
+    Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf_tokenizer, split_otherwise_in_gguf,
+};
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
 use longlora_gguf::{GgufFile, TensorKind, is_gguf};
 use longlora_llama::{
@@ -229,6 +231,11 @@ impl Exported {
     fn write_gguf(&self, file: &Path, kind: TensorKind) -> Result<()> {
         let tokenizer = gguf_metadata(&self.source, self.llama.config.vocab_size)
             .context("a GGUF file holds its tokenizer, too")?;
+        if let Some(text) = split_otherwise_in_gguf(&self.source, &tokenizer)? {
+            say(&format!(
+                "GGUF cannot say all of this tokenizer: llama.cpp will split a text such as {text:?} otherwise"
+            ));
+        }
         Ok(save_gguf(&self.llama, file, kind, &tokenizer)?)
     }
 

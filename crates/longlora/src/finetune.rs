@@ -7,22 +7,22 @@ use burn::tensor::Device;
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
-use longlora_llama::{LlamaConfig, Trainable, count_trainable};
+use longlora_llama::{LlamaConfig, Trainable, count_trainable, model_files};
 use longlora_train::{
-    Event, FinetuneConfig, HeldOut, Outcome, RunFolder, Stop, finetune, held_out_documents,
-    preview, resume,
+    Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, Stop, TrainError, finetune,
+    held_out_documents, preview, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
 use crate::comparison::{Comparison, default_lengths, refuse_short};
-use crate::device::{DeviceArgs, description, is_processor};
+use crate::device::{DeviceArgs, description};
 use crate::embedded;
 use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
-use crate::places::refuse_within;
+use crate::places::{refuse_within, typed};
 use crate::progress::{CtrlC, Progress};
-use crate::training_args::TrainingArgs;
-use crate::{Stopped, print, say};
+use crate::training_args::{TrainingArgs, refuse_unsuitable};
+use crate::{Stopped, in_one_sentence, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
 const NOT_WITH_RESUME: [&str; 24] = [
@@ -135,6 +135,7 @@ impl Finetune {
             self.training.change(&mut config.training);
             if config != before {
                 config.validate()?;
+                let _lock = FolderLock::take(run.path())?;
                 run.write("config.toml", &config.to_toml())?;
             }
             if let Some(path) = &self.held_out.eval_data {
@@ -142,8 +143,8 @@ impl Finetune {
             }
             return self.train_and_measure(&config, &run, &CtrlC::listen()?);
         }
-        let out = self.out.clone().map_or_else(next_free_run, Ok)?;
-        let config = self.resolve(&out)?;
+        let mut out = self.out.clone().map_or_else(next_free_run, Ok)?;
+        let mut config = self.resolve(&out)?;
         config.validate()?;
         if self.dry_run {
             print(&config.to_toml());
@@ -154,11 +155,20 @@ impl Finetune {
             refuse_within(&out, path)?;
         }
         let ctrl_c = CtrlC::listen()?;
-        let run = RunFolder::create(&out)?;
+        let mut run = RunFolder::create(&out);
+        while let (None, Err(TrainError::RunExists { .. })) = (&self.out, &run) {
+            // Another process has just taken this number.
+            out = next_free_run()?;
+            config = self.resolve(&out)?;
+            run = RunFolder::create(&out);
+        }
+        let run = run?;
         let done =
             self.unpack(run.path()).and_then(|()| self.train_and_measure(&config, &run, &ctrl_c));
-        if done.is_err() {
-            run.discard_unless_begun()?;
+        if done.is_err()
+            && let Err(error) = run.discard_unless_begun()
+        {
+            say(&in_one_sentence(&error.into()));
         }
         done
     }
@@ -192,12 +202,10 @@ impl Finetune {
     fn open(&self, config: &FinetuneConfig) -> Result<(Device, LlamaConfig)> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
-        ensure!(
-            !config.training.offload_activations || !is_processor(&device),
-            "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave it \
-             out, or name a GPU with --device"
-        );
+        refuse_unsuitable(&config.training, &device)?;
         let base = LlamaConfig::read(&config.model.path)?;
+        // Its files are there and whole, before anything takes its time.
+        model_files(&config.model.path)?;
         if self.context.rope_scaling.is_some() {
             refuse_needless_scaling(&base, config.context.length)?;
         }
@@ -226,7 +234,7 @@ impl Finetune {
                 finish(config, run, &table, &trainable, (&device, &place))?;
             }
             (Outcome::Stopped { step }, _) => {
-                let path = run.path().display();
+                let path = typed(run.path());
                 let how =
                     format!("stopped after step {step}; go on with: finetune --resume {path}");
                 return Err(Stopped(how).into());

@@ -83,7 +83,7 @@ impl Generate {
         }
         let kind = writer.options.cache_kind(prompt.len());
         let mut cache = writer.llama.cache(kind);
-        writer.write(&prompt, &prompt, &mut cache, self.max_new_tokens)?;
+        writer.write(&prompt, &prompt, &mut cache, &writer.options)?;
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use clap::Args;
 use longlora_eval::{
-    Answer, Grid, Interval, LongBenchItem, LongBenchKind, bootstrap, longbench_questions,
-    read_longbench, read_narrativeqa, read_qasper,
+    Answer, Grid, Interval, LengthClass, LongBenchItem, LongBenchKind, bootstrap,
+    longbench_questions, read_longbench, read_narrativeqa, read_qasper,
 };
 use serde_json::json;
 
@@ -85,7 +85,7 @@ impl LongBenchArgs {
         let (chats, texts): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|item| self.exam.is_chat() && item.task.wants_chat());
         for (items, prompter) in [(chats, &text), (texts, &self.exam.text_prompter()?)] {
-            documents.extend(items.iter().map(|item| item.context.clone()));
+            documents.extend(items.iter().map(|item| (item.context.clone(), item.length)));
             let asked = longbench_questions(&items, prompter, self.context_length)?;
             questions.push((asked, prompter.clone()));
         }
@@ -125,20 +125,31 @@ impl LongBenchArgs {
         });
     }
 
-    /// `documents` are what the answers are about, one for each.
-    fn show(&self, answers: &[Answer], documents: &[Arc<str>]) -> Result<()> {
-        let mut tasks: BTreeMap<&str, BTreeMap<&str, (f64, f64)>> = BTreeMap::new();
-        for (answer, document) in answers.iter().zip(documents) {
-            let (items, sum) =
-                tasks.entry(&answer.task).or_default().entry(document.as_ref()).or_default();
-            *items += 1.0;
-            *sum += 100.0 * answer.score;
+    /// `documents` are what the answers are about, one for each. Items of LongBench-E count for their task and once more for
+    /// their length.
+    fn show(
+        &self,
+        answers: &[Answer],
+        documents: &[(Arc<str>, Option<LengthClass>)],
+    ) -> Result<()> {
+        let mut tasks: BTreeMap<(&str, Option<LengthClass>), BTreeMap<&str, (f64, f64)>> =
+            BTreeMap::new();
+        for (answer, (document, length)) in answers.iter().zip(documents) {
+            for length in std::iter::once(None).chain(length.map(Some)) {
+                let rows = tasks.entry((&answer.task, length)).or_default();
+                let (items, sum) = rows.entry(document.as_ref()).or_default();
+                *items += 1.0;
+                *sum += 100.0 * answer.score;
+            }
         }
-        let score = |(&task, documents): (&&str, &BTreeMap<&str, (f64, f64)>)| {
+        let score = |(&(task, length), documents): (
+            &(&str, Option<LengthClass>),
+            &BTreeMap<&str, (f64, f64)>,
+        )| {
             let pieces: Vec<(f64, f64)> = documents.values().copied().collect();
             let items: f64 = pieces.iter().map(|(items, _)| items).sum();
             Score {
-                task: task.to_owned(),
+                task: length.map_or(task.to_owned(), |length| format!("{task} {}", length.name())),
                 items: items as usize,
                 documents: pieces.len(),
                 mean: pieces.iter().map(|(_, sum)| sum).sum::<f64>() / items,

@@ -8,6 +8,7 @@ mod places;
 mod devices;
 mod progress;
 mod count;
+mod signals;
 mod size;
 mod pattern;
 mod model;
@@ -20,6 +21,7 @@ mod perplexity;
 mod fingerprint;
 mod exam;
 mod heat;
+mod template_arguments;
 mod texts;
 mod passkey;
 mod needle;
@@ -43,6 +45,7 @@ use std::process::{ExitCode, exit};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use longlora_kernels::keep_freed_memory;
+use tracing_subscriber::EnvFilter;
 
 /// Extends the context window of a LLaMA on its owner's own documents, by LongLoRA: shifted sparse attention in
 /// training, full attention after it, LoRA with norms and embeddings, and, if you want, learnable RoPE offsets.
@@ -97,12 +100,14 @@ impl Eval {
     }
 }
 
+/// What `RUST_LOG` says; otherwise errors, and this project's own warnings.
+fn log_filter() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error,longlora=warn"))
+}
+
 fn main() -> ExitCode {
     keep_freed_memory();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter()).init();
     let command = match parse() {
         Ok(cli) => cli.command,
         Err(answer) => return answer_instead(&answer),
@@ -155,12 +160,20 @@ struct GateFailed(String);
 #[error("{0}")]
 struct Stopped(String);
 
+/// Characters of a cause that are shown.
+const CAUSE: usize = 500;
+
 /// An error with its causes, each said once: most of ours end with their cause already.
 fn in_one_sentence(error: &anyhow::Error) -> String {
     let mut sentence = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !sentence.contains(&cause) {
-            sentence = format!("{sentence}: {cause}");
+            // A parser may quote all that it was given: a whole book.
+            let end = cause.char_indices().nth(CAUSE).map(|(end, _)| end);
+            sentence = match end {
+                Some(end) => format!("{sentence}: {}..", &cause[..end]),
+                None => format!("{sentence}: {cause}"),
+            };
         }
     }
     sentence

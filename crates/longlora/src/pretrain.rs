@@ -7,6 +7,7 @@ use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceArgs;
 use crate::progress::{CtrlC, Progress};
+use crate::training_args::refuse_unsuitable;
 use crate::{Stopped, say};
 
 /// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
@@ -39,6 +40,7 @@ impl Pretrain {
             bail!("`{}` exists already; choose another place with --out", self.out.display());
         }
         let device = self.device.open()?;
+        refuse_unsuitable(&config.training, &device)?;
         let (run, is_new) = match RunFolder::open(&self.run) {
             Ok(run) => (run, false),
             Err(_) => (RunFolder::create(&self.run)?, true),
@@ -48,7 +50,6 @@ impl Pretrain {
         let mut report = |event: Event<'_>| progress.event(event);
         let outcome = pretrain(&config, &run, &self.out, &device, &stop, &mut report);
         progress.finish();
-        // A folder that was there before is not ours to remove.
         if is_new && outcome.is_err() {
             run.discard_unless_begun()?;
         }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use longlora_train::{Event, StepReport, Stop};
 
-use crate::say;
+use crate::{say, signals};
 
 /// Seconds between plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ impl Progress {
     /// What a run has to tell.
     pub(crate) fn event(&mut self, event: Event<'_>) {
         match event {
+            Event::Resumed { step, taken } => say(&resumed(step, taken)),
             Event::Reading(reading) => say(&reading.to_string()),
             Event::Planned(plan) => {
                 say(&plan.to_string());
@@ -92,6 +93,18 @@ impl Progress {
     }
 }
 
+/// From where a run goes on, and what that costs.
+fn resumed(step: u64, taken: u64) -> String {
+    let from = match step {
+        0 => "no checkpoint was saved, so the run begins anew".to_owned(),
+        step => format!("going on after step {step}, the last that was saved"),
+    };
+    match taken.saturating_sub(step) {
+        0 => from,
+        lost => format!("{from}; {lost} steps that were taken since are taken again"),
+    }
+}
+
 /// What Ctrl-C does to a training.
 #[derive(Clone, Default)]
 pub(crate) struct CtrlC {
@@ -105,7 +118,7 @@ impl CtrlC {
     pub(crate) fn listen() -> Result<Self> {
         let ours = Self::default();
         let handler = ours.clone();
-        ctrlc::set_handler(move || {
+        signals::listen(move || {
             if handler.over.load(Ordering::SeqCst) {
                 say("stopped; what was trained is on the disk");
                 exit(1);
@@ -116,8 +129,7 @@ impl CtrlC {
             }
             say("stopping after this step; once more to stop at once");
             handler.stop.request();
-        })
-        .context("cannot listen for Ctrl-C")?;
+        })?;
         Ok(ours)
     }
 

@@ -1,10 +1,32 @@
 //! How long, how fast and in what memory is trained, from the command line.
 
+use anyhow::{Result, ensure};
+use burn::tensor::Device;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use longlora_train::{Decay, FinetuneConfig, TrainingConfig, WindowOrder};
 
+use crate::device::is_processor;
 use crate::size::size;
+
+/// What would change nothing on a device, or would take what it does not have.
+pub(crate) fn refuse_unsuitable(training: &TrainingConfig, device: &Device) -> Result<()> {
+    if is_processor(device) {
+        ensure!(
+            !training.offload_activations,
+            "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave it \
+             out, or name a GPU with --device"
+        );
+    } else {
+        ensure!(
+            training.parallel == 1,
+            "--parallel `{}` runs micro-batches side by side on the cores of a processor; on a GPU give a larger \
+             --batch-size instead",
+            training.parallel
+        );
+    }
+    Ok(())
+}
 
 /// Optimization, and what it may take.
 #[derive(Args)]
@@ -33,7 +55,7 @@ pub(crate) struct TrainingArgs {
     /// Micro-batches per step [default: 8]
     #[arg(long, value_name = "COUNT", visible_alias = "grad-accum")]
     accumulation: Option<usize>,
-    /// Micro-batches that run side by side, each in memory of its own [default: 1]
+    /// Micro-batches that run side by side, each in memory of its own; for processors [default: 1]
     #[arg(long, value_name = "COUNT")]
     parallel: Option<usize>,
     /// Memory that a step may take; the more, the less is computed twice [default: most of what is free]
@@ -51,7 +73,7 @@ pub(crate) struct TrainingArgs {
     /// Take windows as they stand in the text, instead of shuffled
     #[arg(long)]
     sequential: bool,
-    /// Steps between checkpoints; 0 saves at the end alone [default: 100]
+    /// Steps between checkpoints, which are ten minutes apart at most; 0 saves at the end alone [default: 100]
     #[arg(long, value_name = "STEPS")]
     save_every: Option<u64>,
     /// Every random number follows from it [default: 0]

@@ -13,8 +13,8 @@ use longlora_data::{DecodeStream, Tokenizer};
 use longlora_llama::{GenerateOptions, KvCache, Llama, Sampling, StopReason, Streaming};
 
 use crate::model::{ModelArgs, WeightKind};
-use crate::say;
 use crate::stop_strings::StopStrings;
+use crate::{say, signals};
 
 /// Sinks of StreamingLLM's paper.
 const SINKS: usize = 4;
@@ -43,7 +43,7 @@ pub(crate) struct WritingArgs {
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// End before this text; may be given several times
+    /// End before this text, or at this special token; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// For text without an end (StreamingLLM): keep the last so many tokens, and the sinks, in the cache
@@ -85,7 +85,7 @@ impl WritingArgs {
 pub(crate) struct Writer {
     pub(crate) llama: Llama,
     pub(crate) tokenizer: Tokenizer,
-    /// As asked for; how many tokens are added is up to each text.
+    /// As asked for.
     pub(crate) options: GenerateOptions,
     stops: Vec<String>,
     interrupt: Interrupt,
@@ -104,17 +104,22 @@ impl Writer {
         );
         let tokenizer = model.tokenizer()?;
         // Merged: an update of low rank costs little in training, and two products per layer and token here.
-        let mut llama = model.load(writing.weights.into(), None)?.merge();
+        let llama = model.load(writing.weights.into(), None)?.merge();
         let streaming = writing.streaming(llama.config.rope.max_position_embeddings)?;
-        if let Some(eos) = &tokenizer.special_tokens().eos
-            && !llama.config.eos_token_ids.contains(&eos.id)
-        {
-            llama.config.eos_token_ids.push(eos.id);
-        }
-        let options =
-            GenerateOptions { max_new_tokens, sampling, streaming, ..GenerateOptions::default() };
+        // Special tokens are in no text, so that no string would be found in it.
+        let special = |stop: &String| tokenizer.special_token_id(stop);
+        let stops = writing.stop.iter().filter(|stop| special(stop).is_none()).cloned().collect();
+        let eos = tokenizer.special_tokens().eos.iter().map(|eos| eos.id);
+        let eos_token_ids = eos.chain(writing.stop.iter().filter_map(special)).collect();
+        let options = GenerateOptions {
+            max_new_tokens,
+            sampling,
+            streaming,
+            eos_token_ids,
+            ..Default::default()
+        };
         let interrupt = Interrupt::listen()?;
-        Ok(Self { llama, tokenizer, options, stops: writing.stop.clone(), interrupt })
+        Ok(Self { llama, tokenizer, options, stops, interrupt })
     }
 
     /// Refuses tokens that the model does not have.
@@ -136,13 +141,12 @@ impl Writer {
         before: &[u32],
         new: &[u32],
         cache: &mut KvCache,
-        max_new_tokens: usize,
+        options: &GenerateOptions,
     ) -> Result<String> {
-        let options = GenerateOptions { max_new_tokens, ..self.options.clone() };
         let mut voice = Voice::new(&self.tokenizer, before, &self.stops)?;
         let mut speed = Speed::start(new.len());
         self.interrupt.begin();
-        let generated = self.llama.generate_after(new, cache, &options, |id| {
+        let generated = self.llama.generate_after(new, cache, options, |id| {
             speed.token();
             let said = voice.say(id);
             if self.interrupt.requested() { ControlFlow::Break(()) } else { said }
@@ -263,7 +267,7 @@ impl Interrupt {
     fn listen() -> Result<Self> {
         let interrupt = Self::default();
         let handler = interrupt.clone();
-        ctrlc::set_handler(move || {
+        signals::listen(move || {
             if !handler.writing.load(Ordering::SeqCst) {
                 say("");
                 exit(0);
@@ -271,8 +275,7 @@ impl Interrupt {
             if handler.requested.swap(true, Ordering::SeqCst) {
                 exit(1);
             }
-        })
-        .context("cannot listen for Ctrl-C")?;
+        })?;
         Ok(interrupt)
     }
 

@@ -75,6 +75,21 @@ impl RopeConfig {
         RopeFrequencies { inv_freq, attention_factor: attention_factor as f32 }
     }
 
+    /// The longest sequence that has the frequencies of one of `seq` tokens; `None`, if one token more changes them.
+    pub fn steady_until(&self, seq: usize) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Dynamic { original_max_position_embeddings: original, .. } => {
+                (seq <= original).then_some(original)
+            }
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. }
+                if seq <= original =>
+            {
+                Some(original)
+            }
+            _ => Some(usize::MAX),
+        }
+    }
+
     /// By what each plain frequency `theta^(-2i / head_dim)` is divided: the `longrope` factors that say the same.
     ///
     /// For scalings that do not depend on the sequence at hand; of LongRoPE, the long factors.

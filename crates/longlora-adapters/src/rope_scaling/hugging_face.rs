@@ -38,9 +38,13 @@ impl RopeConfig {
         let top = Fields { kind: "default", fields: config };
         let said = top.tokens("max_position_embeddings")?;
         let present = |key| config.get(key).filter(|value| !value.is_null());
-        let mut scaling = present("rope_parameters").or(present("rope_scaling")).cloned();
+        // With both, `rope_scaling` counts: in transformers 5, too, where it is the older name.
+        let mut scaling = present("rope_scaling").or(present("rope_parameters")).cloned();
 
         let mut theta = top.optional_number("rope_theta")?;
+        if let (None, Some(Value::Object(fields))) = (theta, present("rope_parameters")) {
+            theta = Fields { kind: "default", fields }.optional_number("rope_theta")?;
+        }
         if let Some(Value::Object(fields)) = &mut scaling {
             theta = Fields { kind: "default", fields }.optional_number("rope_theta")?.or(theta);
             // Phi-3 has it beside the dictionary; transformers 5 lets that one win for every type.
@@ -75,6 +79,13 @@ impl RopeConfig {
             {
                 scaling["attention_factor"] =
                     self.longrope_attention_factor(factor, original).into();
+            }
+            // By these names vLLM reads it; transformers passes them over.
+            if let (RopeScaling::LongRope { .. }, Some(temperature)) =
+                (&self.scaling, scaling.get("attention_factor").cloned())
+            {
+                scaling["short_mscale"] = temperature.clone();
+                scaling["long_mscale"] = temperature;
             }
             scaling
         });

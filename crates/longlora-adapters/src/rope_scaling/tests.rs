@@ -57,6 +57,36 @@ fn assert_same(ours: &RopeFrequencies, theirs: &RopeFrequencies, case: &str) {
     }
 }
 
+/// Somebody adds `rope_scaling` to what transformers 5 has written.
+#[test]
+fn of_both_names_of_a_dictionary_the_older_counts() {
+    let config = json!({
+        "max_position_embeddings": 512,
+        "rope_parameters": { "rope_type": "default", "rope_theta": 5e5 },
+        "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 },
+    });
+    let config = RopeConfig::from_hugging_face(8, config.as_object().unwrap()).unwrap();
+    assert!(matches!(config.scaling, RopeScaling::Yarn { factor: 4.0, .. }), "{config:?}");
+    assert_eq!((config.theta, config.max_position_embeddings), (5e5, 2048));
+}
+
+#[test]
+fn frequencies_are_steady_as_far_as_they_say() {
+    let config =
+        |scaling| RopeConfig { head_dim: 8, theta: 1e4, max_position_embeddings: 1024, scaling };
+    for kind in RopeKind::ALL {
+        let config = config(RopeScaling::stretch(kind, 256, 1024));
+        for seq in [1, 256, 257, 700] {
+            let steady = config.steady_until(seq);
+            let end = steady.unwrap_or(seq).min(5000);
+            assert_eq!(config.frequencies(seq), config.frequencies(end), "{kind} at {seq}");
+            if end < 5000 {
+                assert_ne!(config.frequencies(seq), config.frequencies(end + 1), "{kind} at {seq}");
+            }
+        }
+    }
+}
+
 #[test]
 fn frequencies_match_transformers() {
     let cases = Case::all();

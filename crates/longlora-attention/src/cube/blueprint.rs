@@ -74,6 +74,9 @@ impl Blueprint {
         if problem.batch * problem.heads * problem.queries == 0 {
             return Self::Plain("there is nothing to compute");
         }
+        if !matches!(problem.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Self::Plain("the kernels sum in f32, which is less than this type");
+        }
         if !machine.computes_with_type {
             return Self::Plain("the device does not compute with this type");
         }
@@ -167,6 +170,8 @@ mod tests {
     fn what_no_kernel_can_do_is_done_plainly() {
         check(128, Machine { computes_with_type: false, ..CARD }, "plain");
         check(128, Machine { units: 64, multiplies_matrices: false, ..CARD }, "plain");
+        let wide = Problem { dtype: DType::F64, ..problem(64) };
+        assert!(matches!(Blueprint::of(&wide, &CARD), Blueprint::Plain(_)));
         let empty = Problem { queries: 0, ..problem(64) };
         assert!(matches!(Blueprint::of(&empty, &CARD), Blueprint::Plain(_)));
     }

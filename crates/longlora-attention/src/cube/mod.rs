@@ -10,7 +10,8 @@ mod blueprint;
 mod units;
 mod matrix;
 
-use std::sync::{Arc, Once};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
@@ -23,6 +24,8 @@ use crate::segments::Segments;
 use crate::tiled;
 
 use blueprint::{Blueprint, Machine};
+#[cfg(all(test, feature = "emulated"))]
+pub(crate) use matrix::emulated::Emulated;
 use problem::Problem;
 use statistics::statistics;
 use visible::{first_keys, last_queries};
@@ -84,10 +87,12 @@ fn blueprint(problem: &Problem, qkv: &Qkv<CubeBackend>) -> Blueprint {
     Blueprint::of(problem, &Machine::of(&qkv.q, problem.dtype))
 }
 
-/// Names the slow path in the log, the first time that it is taken.
+/// Names the slow path in the log, the first time that it is taken for a reason.
 fn tell(reason: &'static str) {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| tracing::warn!("attention takes plain tensor operations: {reason}"));
+    static TOLD: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(reason) {
+        tracing::warn!("attention takes plain tensor operations: {reason}");
+    }
 }
 
 /// What the backward reads beside q, k and v: the gradient of the output with the statistics of the queries, and the two

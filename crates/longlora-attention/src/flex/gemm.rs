@@ -182,7 +182,7 @@ fn block<S: Simd, K: Store, const T: bool, const ROWS: usize, const VECTORS: usi
 ) {
     let lanes = S::F32_LANES;
     debug_assert!(row + ROWS <= a.rows && column + VECTORS * lanes <= b.columns);
-    // SAFETY: `multiply_add` has checked that the three slices hold all rows, the whole depth and all columns, and its
+    // SAFETY: `run` has checked that the three slices hold all rows, the whole depth and all columns, and its
     // loops keep `row + ROWS` and `column + VECTORS · lanes` inside them. Loads and stores are unaligned.
     #[expect(unsafe_code, reason = "bounds checks in this loop halve its speed")]
     unsafe {

@@ -15,26 +15,26 @@ use crate::{Segments, attention, reference, tiled};
 
 /// What an implementation is given.
 #[derive(Debug, Clone)]
-pub(super) struct Inputs {
+pub(crate) struct Inputs {
     /// `[batch, heads, seq, head_dim]`
-    pub(super) q: TensorData,
+    pub(crate) q: TensorData,
     /// `[batch, kv_heads, seq, head_dim]`
-    pub(super) k: TensorData,
+    pub(crate) k: TensorData,
     /// `[batch, kv_heads, seq, head_dim]`
-    pub(super) v: TensorData,
+    pub(crate) v: TensorData,
     /// The loss is `Σ out · cotangent`; shaped like `q`.
-    pub(super) cotangent: TensorData,
-    pub(super) segments: Arc<Segments>,
-    pub(super) softmax_scale: f32,
+    pub(crate) cotangent: TensorData,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) softmax_scale: f32,
 }
 
 /// What it returns, widened to f64, in the layout of the inputs.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Answer {
-    pub(super) out: Vec<f64>,
-    pub(super) dq: Vec<f64>,
-    pub(super) dk: Vec<f64>,
-    pub(super) dv: Vec<f64>,
+pub(crate) struct Answer {
+    pub(crate) out: Vec<f64>,
+    pub(crate) dq: Vec<f64>,
+    pub(crate) dk: Vec<f64>,
+    pub(crate) dv: Vec<f64>,
 }
 
 impl Inputs {
@@ -44,7 +44,7 @@ impl Inputs {
     }
 
     /// Entries of unit variance, so that a query's weights are neither flat nor all on one key.
-    pub(super) fn random(
+    pub(crate) fn random(
         segments: &Arc<Segments>,
         [heads, kv_heads]: [usize; 2],
         head_dim: usize,
@@ -70,7 +70,7 @@ impl Inputs {
     }
 
     /// What `op` makes of `q`, `k` and `v`, and its gradients by autodiff.
-    pub(super) fn differentiate(
+    pub(crate) fn differentiate(
         &self,
         dtype: DType,
         op: impl FnOnce([Tensor<4>; 3]) -> Tensor<4>,
@@ -87,21 +87,21 @@ impl Inputs {
     }
 
     /// The kernel of the CPU, by the public operation.
-    pub(super) fn by_kernel(&self) -> Answer {
+    pub(crate) fn by_kernel(&self) -> Answer {
         self.differentiate(DType::F32, |[q, k, v]| {
             attention(q, k, v, &self.segments, self.softmax_scale)
         })
     }
 
     /// The slow twin and burn's own gradients of it.
-    pub(super) fn by_reference(&self, dtype: DType) -> Answer {
+    pub(crate) fn by_reference(&self, dtype: DType) -> Answer {
         self.differentiate(dtype, |[q, k, v]| {
             reference::attention(q, k, v, &self.segments, self.softmax_scale)
         })
     }
 
     /// The path of the backends without a kernel.
-    pub(super) fn by_tiles(&self) -> Answer {
+    pub(crate) fn by_tiles(&self) -> Answer {
         let (qkv, segments) = (self.primitives(), &self.segments);
         let (out, lse) = tiled::forward::<Flex>(&qkv, segments, self.softmax_scale);
         let saved = Saved { out: out.clone(), lse };
@@ -113,14 +113,14 @@ impl Inputs {
     }
 
     /// `[batch, heads, seq]`, by the path of the backends without a kernel.
-    pub(super) fn lse_by_tiles(&self) -> Vec<f64> {
+    pub(crate) fn lse_by_tiles(&self) -> Vec<f64> {
         let (_, lse) =
             tiled::forward::<Flex>(&self.primitives(), &self.segments, self.softmax_scale);
         numbers(lse.into_data())
     }
 
     /// `[batch, heads, seq]`, by the kernel of the CPU.
-    pub(super) fn lse_by_kernel(&self) -> Vec<f64> {
+    pub(crate) fn lse_by_kernel(&self) -> Vec<f64> {
         let Qkv { q, k, v } = self.primitives();
         let segments = self.segments.clone();
         let (_, lse) = Flex::segment_attention(q, k, v, segments, self.softmax_scale);
@@ -136,7 +136,7 @@ impl Inputs {
 
 impl Answer {
     /// Its parts by name, beside another's.
-    pub(super) fn beside<'a>(
+    pub(crate) fn beside<'a>(
         &'a self,
         other: &'a Self,
     ) -> [(&'static str, &'a [f64], &'a [f64]); 4] {
@@ -149,12 +149,12 @@ impl Answer {
     }
 }
 
-pub(super) fn numbers(data: TensorData) -> Vec<f64> {
+pub(crate) fn numbers(data: TensorData) -> Vec<f64> {
     data.iter::<f64>().collect()
 }
 
 /// The largest difference, relative to the largest entry of `exact` where that is above one.
-pub(super) fn error(ours: &[f64], exact: &[f64]) -> f64 {
+pub(crate) fn error(ours: &[f64], exact: &[f64]) -> f64 {
     assert_eq!(ours.len(), exact.len());
     let largest = exact.iter().fold(1.0, |largest: f64, x| largest.max(x.abs()));
     let differences = ours.iter().zip(exact).map(|(ours, exact)| (ours - exact).abs());

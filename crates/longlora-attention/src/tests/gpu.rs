@@ -6,9 +6,10 @@ use longlora_kernels::room::guarded;
 
 use super::agreement::log_sum_exp;
 use super::answer::{Answer, Inputs, error, numbers};
-use super::catalogue::{catalogue, half_heads, rows};
+use super::catalogue::{catalogue, half_heads};
+use super::precision::{check_precision, check_precision_over_a_cache, problems, rounded};
 use crate::backend::AttentionBackend;
-use crate::{AttentionPattern, Layout, Segments, attention, attention_over_cache, reference};
+use crate::{Layout, Segments, attention, attention_over_cache};
 
 /// Three times the largest error measured, 2.8e-6 on Mesa's software renderer, of `dk` over 2,100 queries: a unit adds up one
 /// term after another, where the CPU's kernels add up lanes and parts, and are 8e-7 off.
@@ -65,6 +66,23 @@ fn over_a_cache_it_is_the_last_rows_of_everything() {
         let last = exact.chunks(length * 24).flat_map(|head| head[past * 24..].to_vec());
         let error = error(&numbers(ours.into_data()), &last.collect::<Vec<_>>());
         assert!(error <= TOLERANCE, "{past} and {new}: off by {error:e}");
+    }
+}
+
+#[test]
+fn over_a_cache_in_half_precision() {
+    for device in [DType::BF16, DType::F16].map(|dtype| (device(dtype), dtype)) {
+        let (Some(device), dtype) = device else { continue };
+        check_precision_over_a_cache(
+            dtype,
+            64,
+            |Inputs { q, k, v, segments, softmax_scale, .. }| {
+                let [q, k, v] =
+                    [q, k, v].map(|data| Tensor::<4>::from_data(data.clone(), (&device, dtype)));
+                let out = attention_over_cache(q, k, v, segments.window, *softmax_scale);
+                numbers(out.into_data())
+            },
+        );
     }
 }
 
@@ -130,9 +148,8 @@ fn nothing_beyond_the_inputs_is_read_and_nothing_but_the_outputs_written() {
 fn guards_stand_in_half_precision() {
     for device in [DType::BF16, DType::F16].map(|dtype| (device(dtype), dtype)) {
         let (Some(device), dtype) = device else { continue };
-        for (seed, (name, segments, heads, head_dim)) in problems().into_iter().enumerate() {
-            let inputs = Inputs::random(&segments.into(), heads, head_dim, seed as u64);
-            let inputs = rounded(inputs, dtype);
+        for (seed, problem) in problems().into_iter().enumerate() {
+            let (name, inputs) = (problem.name, rounded(problem.inputs(seed), dtype));
             let alone = on(&device, &inputs, dtype);
             assert!(surrounded(&device, &inputs, dtype) == alone, "{name} in {dtype:?}");
         }
@@ -188,64 +205,10 @@ fn device(dtype: DType) -> Option<Device> {
     fits.then_some(device)
 }
 
-/// Sizes that fill tiles, leave tails, and cross them.
-fn problems() -> Vec<(&'static str, Segments, [usize; 2], usize)> {
-    let layer = |pattern: AttentionPattern, layout| (**pattern.plan(&layout).layer(0)).clone();
-    let full = |batch, seq| layer(AttentionPattern::Full, Layout::dense(batch, seq));
-    let documents = || rows(333, &[(333, &[0, 1, 130, 131, 200]), (257, &[64])]);
-    vec![
-        ("one token", full(1, 1), [2, 1], 64),
-        ("a tail", full(2, 65), [4, 2], 64),
-        ("many tiles", full(1, 700), [4, 2], 64),
-        ("wide heads", full(1, 321), [2, 2], 128),
-        ("heads of 80", full(1, 199), [3, 1], 80),
-        ("heads of 96", full(1, 199), [2, 1], 96),
-        ("heads of 256", full(1, 150), [2, 1], 256),
-        ("groups", layer(half_heads(128), Layout::dense(1, 512)), [4, 2], 64),
-        ("ragged groups", layer(half_heads(90), Layout::dense(2, 401)), [9, 3], 64),
-        ("documents", layer(AttentionPattern::Full, documents()), [4, 2], 64),
-        ("documents in groups", layer(half_heads(60), documents()), [9, 3], 128),
-        ("window", full(1, 500).with_window(70), [4, 2], 64),
-        (
-            "narrow window in groups",
-            layer(half_heads(200), Layout::dense(1, 450)).with_window(3),
-            [4, 1],
-            64,
-        ),
-    ]
-}
-
-/// Of sums in f32 that cancel, of a few hundred products near one.
-const SUM_ERROR: f64 = 1e-6;
-
-/// FlashAttention's own measure: twice the error of plain operations in the same precision, three times for gradients;
-/// and the exact answer, rounded to that precision, is always good enough.
 #[track_caller]
 fn check(dtype: DType) {
     let Some(device) = device(dtype) else { return };
-    let rounding = dtype.finfo().expect("it is a float type").epsilon / 2.0;
-    let mut failures = Vec::new();
-    for (seed, (name, segments, heads, head_dim)) in problems().into_iter().enumerate() {
-        let inputs = rounded(Inputs::random(&segments.into(), heads, head_dim, seed as u64), dtype);
-        let exact = inputs.by_reference(DType::F64);
-        let plain = inputs.differentiate(dtype, |[q, k, v]| {
-            reference::attention(q, k, v, &inputs.segments, inputs.softmax_scale)
-        });
-        let ours = on(&device, &inputs, dtype);
-        for ((part, ours, exact_part), (_, plain, _)) in
-            ours.beside(&exact).into_iter().zip(plain.beside(&exact))
-        {
-            let times = if part == "out" { 2.0 } else { 3.0 };
-            let (error, plain) = (largest(ours, exact_part), largest(plain, exact_part));
-            let highest = exact_part.iter().fold(0.0, |highest: f64, x| highest.max(x.abs()));
-            let allowed = (times * plain).max(rounding * highest) + SUM_ERROR;
-            println!("{name}, {part}: {error:.2e}, plain {plain:.2e}");
-            if error.is_nan() || error > allowed {
-                failures.push(format!("{name}, {part}: off by {error:.2e}, plain {plain:.2e}"));
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    check_precision(dtype, problems(), |inputs| on(&device, inputs, dtype));
 }
 
 #[test]
@@ -258,18 +221,6 @@ fn f16_is_as_exact_as_plain_operations() {
     check(DType::F16);
 }
 
-/// The inputs that a low precision can hold.
-fn rounded(inputs: Inputs, dtype: DType) -> Inputs {
-    let round = |x: TensorData| x.convert_dtype(dtype).convert_dtype(DType::F32);
-    Inputs {
-        q: round(inputs.q),
-        k: round(inputs.k),
-        v: round(inputs.v),
-        cotangent: round(inputs.cotangent),
-        ..inputs
-    }
-}
-
 fn on(device: &Device, inputs: &Inputs, dtype: DType) -> Answer {
     let device = device.clone().autodiff();
     let tensor = |data: &TensorData| Tensor::<4>::from_data(data.clone(), (&device, dtype));
@@ -280,9 +231,4 @@ fn on(device: &Device, inputs: &Inputs, dtype: DType) -> Answer {
     let [dq, dk, dv] = qkv
         .map(|x| numbers(x.grad(&gradients).expect("the output depends on the input").into_data()));
     Answer { out: numbers(out.into_data()), dq, dk, dv }
-}
-
-fn largest(ours: &[f64], exact: &[f64]) -> f64 {
-    let differences = ours.iter().zip(exact).map(|(ours, exact)| (ours - exact).abs());
-    differences.fold(0.0, |error, x| if x > error || x.is_nan() { x } else { error })
 }

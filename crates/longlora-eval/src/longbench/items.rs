@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{LongBenchItem, LongBenchTask};
+use super::{LengthClass, LongBenchItem, LongBenchTask};
 use crate::EvalError;
 
 /// A line of a file.
@@ -17,6 +17,7 @@ struct Line {
     answers: Vec<String>,
     dataset: String,
     all_classes: Option<Vec<String>>,
+    length: Option<usize>,
     #[serde(rename = "_id")]
     id: String,
 }
@@ -61,7 +62,11 @@ fn item(path: &Path, number: usize, line: &str) -> Result<LongBenchItem, EvalErr
     if task.has_classes() && all_classes.is_empty() {
         return Err(bad(format!("`all_classes` is empty, and `{}` is to choose", task.name)));
     }
+    // `pred.py --e` reads `qasper_e.jsonl` and the like.
+    let of_file = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_e"));
+    let is_e = of_file || line.dataset.ends_with("_e");
     Ok(LongBenchItem {
+        length: line.length.filter(|_| is_e).map(LengthClass::of),
         task,
         id: line.id,
         input: line.input,
@@ -109,10 +114,21 @@ mod tests {
             context: "A: Sell it.".into(),
             answers: vec!["Sell".to_owned()],
             all_classes: vec![],
+            length: None,
         };
         assert_eq!(items[0], expected);
         assert_eq!((items[1].task.name, &*items[1].context), ("trec", "When?\nDate"));
         assert_eq!(items[1].all_classes, ["City", "Date"]);
+    }
+
+    #[test]
+    fn lengths_are_told_apart_in_longbench_e() {
+        let of = |words: &str| {
+            let line = TREC.replace("\"length\": 4", &format!("\"length\": {words}"));
+            read(&[&line]).unwrap()[0].length.map(LengthClass::name)
+        };
+        let names = ["3999", "4000", "7999", "8000", "null"].map(of);
+        assert_eq!(names, [Some("0-4k"), Some("4-8k"), Some("4-8k"), Some("8k+"), None]);
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn read_narrativeqa(folder: &Path, set: &str) -> Result<Vec<LongBenchItem>, 
             context: context.clone(),
             answers: vec![row.answer1, row.answer2],
             all_classes: vec![],
+            length: None,
         });
         *asked += 1;
     }
@@ -137,6 +138,7 @@ d1,test,Where is it?,By the river,At the river,Where is it ?,By the river,At the
             context: "<html>Hans had a caf\u{fffd}.".into(),
             answers: vec!["Hans, the baker".to_owned(), "A baker".to_owned()],
             all_classes: vec![],
+            length: None,
         };
         assert_eq!(items[0], expected);
         assert_eq!((items.len(), items[1].id.as_str()), (2, "d1/1"));

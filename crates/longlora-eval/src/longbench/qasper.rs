@@ -95,6 +95,7 @@ fn items(paper: Paper) -> impl Iterator<Item = LongBenchItem> {
         context: context.clone(),
         answers: asked.answers.into_iter().map(|annotation| annotation.answer.0).collect(),
         all_classes: vec![],
+        length: None,
     })
 }
 

@@ -3,8 +3,11 @@
 use std::cell::RefCell;
 
 use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeDevice;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::server::Handle;
 
 /// What stands before and behind a guarded room.
 const GUARD: u8 = 0xA5;
@@ -15,22 +18,71 @@ const GUARD_LEN: usize = 1024;
 
 thread_local! {
     /// The rooms of this thread, while they are guarded.
-    static GUARDED: RefCell<Option<Vec<CubeTensor>>> = const { RefCell::new(None) };
+    static GUARDED: RefCell<Option<Vec<Guarded>>> = const { RefCell::new(None) };
 }
 
 /// Room for a tensor beside another; what is in it is unknown.
 pub fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    GUARDED.with_borrow_mut(|rooms| match rooms {
-        None => {
-            let (client, device) = (beside.client.clone(), beside.device.clone());
-            empty_device_contiguous_dtype(client, device, shape, dtype)
-        }
-        Some(rooms) => {
-            let room = between_guards(beside, shape, dtype);
-            rooms.push(room.clone());
+    GUARDED.with_borrow_mut(|guarded| match guarded {
+        None => unguarded(beside, shape, dtype),
+        Some(guarded) => {
+            let rooms = Guarded::new(beside, &shape, 1, dtype);
+            let room = rooms.tensor(shape);
+            guarded.push(rooms);
             room
         }
     })
+}
+
+/// Room for two tensors of one shape in one allocation, because a kernel may have few.
+pub struct Pair {
+    /// Both, as one row.
+    pub all: CubeTensor,
+    /// Where the second one begins, in elements: where the device can begin to read.
+    pub second: usize,
+    shape: Shape,
+}
+
+impl Pair {
+    /// Beside another tensor; what is in it is unknown.
+    pub fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> Self {
+        let count = shape.num_elements();
+        GUARDED.with_borrow_mut(|guarded| match guarded {
+            None => {
+                let second = count.next_multiple_of(alignment(beside) / dtype.size());
+                Self { all: unguarded(beside, Shape::new([second + count]), dtype), second, shape }
+            }
+            Some(guarded) => {
+                let rooms = Guarded::new(beside, &shape, 2, dtype);
+                let second = rooms.apart / dtype.size();
+                let all = rooms.tensor(Shape::new([second + count]));
+                guarded.push(rooms);
+                Self { all, second, shape }
+            }
+        })
+    }
+
+    /// The two tensors.
+    pub fn split(self) -> [CubeTensor; 2] {
+        let CubeTensor { client, handle, device, dtype, .. } = self.all;
+        let bytes = |elements: usize| (elements * dtype.size()) as u64;
+        let behind_first = handle.size_in_used() - bytes(self.shape.num_elements());
+        let first = handle.clone().offset_end(behind_first);
+        let second = handle.offset_start(bytes(self.second));
+        [first, second].map(|handle| {
+            let (client, device, shape) = (client.clone(), device.clone(), self.shape.clone());
+            CubeTensor::new_contiguous(client, device, shape, handle, dtype)
+        })
+    }
+}
+
+fn unguarded(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    let (client, device) = (beside.client.clone(), beside.device.clone());
+    empty_device_contiguous_dtype(client, device, shape, dtype)
+}
+
+fn alignment(beside: &CubeTensor) -> usize {
+    (beside.client.properties().memory.alignment as usize).max(1)
 }
 
 /// Does `work` while every room that this thread gives to kernels stands between guards and is full of what is not a number.
@@ -44,44 +96,66 @@ pub fn guarded<R>(work: impl FnOnce() -> R) -> (R, usize) {
     let before = GUARDED.replace(Some(vec![]));
     assert!(before.is_none(), "rooms are guarded already");
     let result = work();
-    let rooms = GUARDED.take().unwrap_or_default();
-    for room in &rooms {
-        check(room);
+    let guarded = GUARDED.take().unwrap_or_default();
+    guarded.iter().for_each(Guarded::check);
+    (result, guarded.iter().map(|rooms| rooms.count).sum())
+}
+
+/// Rooms of one shape in one allocation, with guards before, between and behind them.
+struct Guarded {
+    client: Client,
+    device: CubeDevice,
+    whole: Handle,
+    shape: Shape,
+    dtype: DType,
+    count: usize,
+    /// Bytes before the first room.
+    before: usize,
+    /// Bytes from where one room begins to where the next one does.
+    apart: usize,
+}
+
+impl Guarded {
+    fn new(beside: &CubeTensor, shape: &Shape, count: usize, dtype: DType) -> Self {
+        let (client, device) = (beside.client.clone(), beside.device.clone());
+        let inside = vec![UNWRITTEN; shape.num_elements() * dtype.size()];
+        let before = GUARD_LEN.next_multiple_of(alignment(beside));
+        let apart = (inside.len() + GUARD_LEN).next_multiple_of(alignment(beside));
+        let behind = vec![GUARD; apart - inside.len()];
+        let bytes = [vec![GUARD; before], [inside, behind].concat().repeat(count)].concat();
+        let whole = client.create_from_slice(&bytes);
+        Self { client, device, whole, shape: shape.clone(), dtype, count, before, apart }
     }
-    (result, rooms.len())
-}
 
-fn between_guards(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    let (client, device) = (beside.client.clone(), beside.device.clone());
-    let alignment = client.properties().memory.alignment as usize;
-    let guard = vec![GUARD; GUARD_LEN.next_multiple_of(alignment.max(1))];
-    // Devices bind four bytes and more.
-    let inside = vec![UNWRITTEN; (shape.num_elements() * dtype.size()).next_multiple_of(4)];
-    let handle = client.create_from_slice(&[&guard[..], &inside, &guard].concat());
-    // The allocation may be longer still, which the handle knows of.
-    let handle = handle.offset_start(guard.len() as u64).offset_end(guard.len() as u64);
-    CubeTensor::new_contiguous(client, device, shape, handle, dtype)
-}
+    /// A tensor that begins where the first room does.
+    fn tensor(&self, shape: Shape) -> CubeTensor {
+        // Devices bind four bytes and more.
+        let bytes = (shape.num_elements() * self.dtype.size()).next_multiple_of(4);
+        let handle = self.whole.clone().offset_start(self.before as u64);
+        let behind = handle.size_in_used() - bytes as u64;
+        let (client, device, handle) =
+            (self.client.clone(), self.device.clone(), handle.offset_end(behind));
+        CubeTensor::new_contiguous(client, device, shape, handle, self.dtype)
+    }
 
-fn check(room: &CubeTensor) {
-    let mut whole = room.handle.clone();
-    let (start, len) = (whole.offset_start.unwrap_or(0) as usize, whole.size_in_used() as usize);
-    (whole.offset_start, whole.offset_end) = (None, None);
-    let bytes = room.client.read_one(whole).expect("the device is there");
-    let (before, rest) = bytes.split_at(start);
-    let (inside, behind) = rest.split_at(len);
-    let stands = |guard: &[u8], byte| guard.iter().all(|&there| there == byte);
-    let shape = room.meta.shape();
-    let tail = &inside[shape.num_elements() * room.dtype.size()..];
-    assert!(stands(before, GUARD), "something was written before a tensor of shape {shape:?}");
-    let (tail, behind) = (stands(tail, UNWRITTEN), stands(&behind[..start], GUARD));
-    assert!(tail && behind, "something was written behind a tensor of shape {shape:?}");
+    fn check(&self) {
+        let bytes = self.client.read_one(self.whole.clone()).expect("the device is there");
+        let (before, rooms) = bytes.split_at(self.before);
+        let stands = |guard: &[u8]| guard.iter().all(|&byte| byte == GUARD);
+        let Self { shape, dtype, apart, count, .. } = self;
+        assert!(stands(before), "something was written before a tensor of shape {shape:?}");
+        // The allocation may be longer than what was asked for.
+        for room in rooms.chunks(*apart).take(*count) {
+            let behind = &room[shape.num_elements() * dtype.size()..];
+            assert!(stands(behind), "something was written behind a tensor of shape {shape:?}");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use burn::backend::ops::FloatTensorOps;
-    use burn_cubecl::{CubeBackend, CubeDevice};
+    use burn_cubecl::CubeBackend;
     use cubecl::prelude::*;
 
     use super::*;
@@ -131,6 +205,22 @@ mod tests {
     #[should_panic(expected = "behind a tensor")]
     fn one_number_too_many_is_seen() {
         write_into(0, 4);
+    }
+
+    #[test]
+    fn both_of_a_pair_may_be_written() {
+        let (both, rooms) = guarded(|| {
+            let both = Pair::empty(&room(1), Shape::new([3, 11]), DType::F32).split();
+            both.clone().into_iter().for_each(write);
+            both
+        });
+        assert_eq!((rooms, both.map(|x| x.meta.shape().num_elements())), (3, [33, 33]));
+    }
+
+    #[test]
+    #[should_panic(expected = "behind a tensor of shape")]
+    fn what_is_written_between_a_pair_is_seen() {
+        guarded(|| write(Pair::empty(&room(1), Shape::new([33]), DType::F32).all));
     }
 
     #[test]

@@ -23,13 +23,14 @@ pub(super) const TENSORS: [&str; 3] = [FREQS, SHORT, LONG];
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
 /// What a file may say of RoPE, after the architecture's name; the last one changes nothing that is computed.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.type",
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.attn_factor",
+    "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
     "rope.scaling.finetuned",
@@ -43,6 +44,8 @@ struct Said {
     original: Option<u64>,
     /// Factor on cos and sin, beside YaRN's own.
     temperature: Option<f64>,
+    /// The factor on cos and sin in YaRN's place, which llama.cpp's converter writes, and llama.cpp passes over.
+    attention_factor: Option<f64>,
     /// Ends of YaRN's ramp.
     betas: [f64; 2],
     head_dim: usize,
@@ -66,6 +69,7 @@ impl Said {
             factor,
             original: metadata.unsigned(&key("scaling.original_context_length"))?,
             temperature: number("scaling.attn_factor")?.filter(|&factor| factor != 1.0),
+            attention_factor: number("scaling.yarn_attn_factor")?,
             betas: [
                 number("scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 number("scaling.yarn_beta_slow")?.unwrap_or(1.0),
@@ -84,8 +88,9 @@ impl Said {
             "beta_fast": self.betas[0],
             "beta_slow": self.betas[1],
         });
-        if let Some(temperature) = self.temperature {
-            scaling["attention_factor"] = shortest(own * temperature).into();
+        let temperature = self.temperature.map(|temperature| shortest(own * temperature));
+        if let Some(factor) = temperature.or(self.attention_factor) {
+            scaling["attention_factor"] = factor.into();
         }
         scaling
     }

@@ -230,14 +230,14 @@ pub(super) fn pairs_of_blocks(
 /// Pairs of query and visible key, over all rows and heads.
 pub(super) fn visible_pairs(segments: &Segments, heads: usize) -> u64 {
     let of_span = |span: usize| {
-        let window = segments.window.unwrap_or(span).min(span) as u64;
+        let window = segments.window().unwrap_or(span).min(span) as u64;
         // The first queries see as many keys as there are, the others a window.
         window * (window + 1) / 2 + (span as u64 - window) * window
     };
     let of_head = |(row, head): (usize, usize)| -> u64 {
         segments.spans(row, head, heads).iter().map(|span| of_span(span.len())).sum()
     };
-    let rows = 0..segments.rows.len();
+    let rows = 0..segments.batch();
     rows.flat_map(|row| (0..heads).map(move |head| (row, head))).map(of_head).sum()
 }
 

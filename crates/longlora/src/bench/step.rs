@@ -64,7 +64,7 @@ impl Step {
         Answer {
             json: json!({
                 "mode": "train", "device": self.device.to_string(), "attention": self.window.name(), "seq": tokens, "group": group,
-                "budget_mib": mebibytes(plan.budget.as_u64()), "kept_blocks": kept,
+                "budget_mib": plan.budget.map(|budget| mebibytes(budget.as_u64())), "kept_blocks": kept,
                 "blocks": blocks, "seconds": seconds.rounded(), "tokens_per_s": tokens_per_s,
                 "peak_rss_mib": peak, "predicted_mib": predicted, "losses": losses,
                 "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
@@ -100,7 +100,7 @@ impl Steps {
         let run = RunFolder::create(&place.path().join("run"))?;
         let (mut plan, mut reports) = (None, vec![]);
         finetune(&config, &run, device, &Stop::default(), &mut |event| match event {
-            Event::Reading(_) => {}
+            Event::Resumed { .. } | Event::Reading(_) => {}
             Event::Planned(planned) => plan = Some(*planned),
             Event::Stepped(step) => reports.push(step.clone()),
         })?;

@@ -123,13 +123,16 @@ impl Compare {
         let config = self.config()?;
         self.device.open()?;
         let is_new = !self.out.exists();
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot create `{}`", self.out.display()))?;
+        // Before anything is done in the folder, which may be another process's.
+        let _lock = FolderLock::take(&self.out)?;
         let begun = self.begin(&config, &chosen);
         // A folder that was there before is not ours to remove.
         if is_new && begun.is_err() {
             self.discard()?;
         }
         let Begun { base, lengths, mut text, model_sha256, mut ledger, plans } = begun?;
-        let _lock = FolderLock::take(&self.out)?;
         text.leave_in(&self.out)?;
         let device = self.device.to_string();
         let mut summary = Summary::new(&config, base.rope.original_context(), &lengths, &device);

@@ -1,9 +1,10 @@
 //! Training one method, in a process of its own: its peak memory is then its own, and what was begun is gone on with.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, exit};
+use std::process::{Command, ExitStatus, exit};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use longlora_llama::write_atomically;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Text, sha256};
 use super::method::Method;
-use crate::Stopped;
+use crate::{Stopped, signals};
 
 /// A trained method.
 pub(super) struct Trained {
@@ -68,6 +69,9 @@ impl Workshop {
             let how = format!("training was stopped; the same command goes on with it in `{run}`");
             return Err(Stopped(how).into());
         }
+        if self.interrupt.came() {
+            return Err(Stopped("stopped; the same command goes on".to_owned()).into());
+        }
         let run = RunFolder::open(&run)?;
         let cost = Cost::read(&run, config.training.steps)?;
         Ok(Trained { config, run, cost })
@@ -98,7 +102,7 @@ impl Workshop {
         } else {
             command.arg("--config").arg(config).arg("--out").arg(run);
         }
-        let status = self.interrupt.during(|| command.status()).context("cannot start training")?;
+        let status = self.interrupt.during(&mut command).context("cannot start training")?;
         if !status.success() && !self.interrupt.came() {
             return Err(TrainingFailed(method.title).into());
         }
@@ -139,11 +143,15 @@ impl Cost {
     }
 }
 
+/// No process has this number.
+const NO_PROCESS: u32 = 0;
+
 /// Ctrl-C is the training's while one runs: it finishes its step and saves. At any other time it ends the program: what
 /// was measured is on the disk.
 #[derive(Clone, Default)]
 pub(super) struct Interrupt {
-    training: Arc<AtomicBool>,
+    /// The process that trains.
+    training: Arc<AtomicU32>,
     came: Arc<AtomicBool>,
 }
 
@@ -151,14 +159,17 @@ impl Interrupt {
     pub(super) fn listen() -> Result<Self> {
         let interrupt = Self::default();
         let handler = interrupt.clone();
-        ctrlc::set_handler(move || {
+        signals::listen(move || {
             handler.came.store(true, Ordering::SeqCst);
-            if !handler.training.load(Ordering::SeqCst) {
-                crate::say("stopped; the same command goes on");
-                exit(1);
+            match handler.training.load(Ordering::SeqCst) {
+                NO_PROCESS => {
+                    crate::say("stopped; the same command goes on");
+                    exit(1);
+                }
+                // A terminal has told it, too, for which it is the same signal.
+                process => signals::terminate(process),
             }
-        })
-        .context("cannot listen for Ctrl-C")?;
+        })?;
         Ok(interrupt)
     }
 
@@ -167,10 +178,12 @@ impl Interrupt {
         self.came.load(Ordering::SeqCst)
     }
 
-    fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.training.store(true, Ordering::SeqCst);
-        let done = work();
-        self.training.store(false, Ordering::SeqCst);
-        done
+    /// Runs a training to its end.
+    fn during(&self, command: &mut Command) -> io::Result<ExitStatus> {
+        let mut child = command.spawn()?;
+        self.training.store(child.id(), Ordering::SeqCst);
+        let status = child.wait();
+        self.training.store(NO_PROCESS, Ordering::SeqCst);
+        status
     }
 }

@@ -14,6 +14,8 @@ mod query_gradient;
 mod key_gradient;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "emulated"))]
+pub(crate) mod emulated;
 
 use std::f32::consts::LOG2_E;
 

@@ -9,41 +9,112 @@ use cubecl::prelude::*;
 use super::fragment::VECTOR;
 use super::*;
 
-const DTYPE: DType = DType::BF16;
-
-/// Two batches, four heads that share two of keys, and rows that fill no tile.
-struct Setting {
+/// Two batches, four heads that share two of keys, and rows that fill no tile. Only types and tiles are part of a kernel:
+/// the sizes may be any.
+pub(super) struct Setting {
     device: CubeDevice,
+    dtype: DType,
     tiles: MatrixTiles,
 }
 
 impl Setting {
+    pub(super) fn new(dtype: DType, tiles: MatrixTiles) -> Self {
+        let devices = CubeDevice::enumerate_all();
+        let device = devices.into_iter().next().expect("the tests run on a device");
+        Self { device, dtype, tiles }
+    }
+
     fn zeros(&self, shape: &[usize]) -> CubeTensor {
         CubeBackend::float_zeros(Shape::from(shape.to_vec()), &self.device, DType::F32.into())
     }
 
-    fn client(&self) -> Client {
-        self.zeros(&[1]).client
+    fn of_queries(&self) -> TensorArg {
+        self.zeros(&[2, 4, 100, self.tiles.head_dim]).into_tensor_arg()
     }
 
-    fn of_queries(&self) -> CubeTensor {
-        self.zeros(&[2, 4, 100, self.tiles.head_dim])
+    fn of_keys(&self) -> TensorArg {
+        self.zeros(&[2, 2, 100, self.tiles.head_dim]).into_tensor_arg()
     }
 
-    fn of_keys(&self) -> CubeTensor {
-        self.zeros(&[2, 2, 100, self.tiles.head_dim])
+    fn statistics(&self) -> TensorArg {
+        self.zeros(&[2, 4, 100, 2]).into_tensor_arg()
     }
 
-    fn statistics(&self) -> CubeTensor {
-        self.zeros(&[2, 4, 100, 2])
-    }
-
-    fn list(&self) -> CubeTensor {
-        self.zeros(&[2, 2, 100])
+    fn list(&self) -> TensorArg {
+        self.zeros(&[2, 2, 100]).into_tensor_arg()
     }
 
     fn cube_dim(&self) -> CubeDim {
         CubeDim::new_2d(32, self.tiles.planes as u32)
+    }
+
+    pub(super) fn forward(&self) -> impl CubeKernel {
+        let client = self.zeros(&[1]).client;
+        forward::forward_kernel::create_dummy_kernel(
+            client.properties_shared(),
+            client.target_properties_shared(),
+            CubeCount::Static(1, 4, 2),
+            self.cube_dim(),
+            AddressType::U32,
+            VECTOR,
+            2,
+            self.of_queries(),
+            self.of_keys(),
+            self.of_keys(),
+            self.list(),
+            self.of_queries(),
+            self.statistics(),
+            0.125,
+            self.tiles,
+            dtype_to_storage_type(self.dtype),
+        )
+    }
+
+    pub(super) fn query_gradient(&self) -> impl CubeKernel {
+        let client = self.zeros(&[1]).client;
+        query_gradient::query_gradient_kernel::create_dummy_kernel(
+            client.properties_shared(),
+            client.target_properties_shared(),
+            CubeCount::Static(1, 4, 2),
+            self.cube_dim(),
+            AddressType::U32,
+            VECTOR,
+            2,
+            self.of_queries(),
+            self.of_keys(),
+            self.of_keys(),
+            self.of_queries(),
+            self.statistics(),
+            self.list(),
+            self.of_queries(),
+            0.125,
+            self.tiles,
+            dtype_to_storage_type(self.dtype),
+        )
+    }
+
+    pub(super) fn key_gradient(&self) -> impl CubeKernel {
+        let client = self.zeros(&[1]).client;
+        key_gradient::key_gradient_kernel::create_dummy_kernel(
+            client.properties_shared(),
+            client.target_properties_shared(),
+            CubeCount::Static(1, 2, 2),
+            self.cube_dim(),
+            AddressType::U32,
+            VECTOR,
+            2,
+            self.of_queries(),
+            self.of_keys(),
+            self.of_keys(),
+            self.of_queries(),
+            self.statistics(),
+            self.list(),
+            self.of_keys(),
+            self.of_keys(),
+            0.125,
+            self.tiles,
+            dtype_to_storage_type(self.dtype),
+        )
     }
 
     /// `number` products of a step, each of all rows of a plane with all columns over the entries of a head, are so many
@@ -61,86 +132,13 @@ impl Setting {
 
 #[test]
 fn kernels_are_spelled_out_for_every_tile() {
-    let device = CubeDevice::enumerate_all().into_iter().next().expect("the tests run on a device");
     for head_dim in [64, 80, 96, 128, 256] {
         for (blocks, planes, columns) in [(1, 4, 64), (2, 4, 32)] {
             let tiles = MatrixTiles { head_dim, blocks, planes, columns };
-            let setting = Setting { device: device.clone(), tiles };
-            check_forward(&setting);
-            check_query_gradient(&setting);
-            check_key_gradient(&setting);
+            let setting = Setting::new(DType::BF16, tiles);
+            setting.check(&setting.forward(), 2);
+            setting.check(&setting.query_gradient(), 3);
+            setting.check(&setting.key_gradient(), 4);
         }
     }
-}
-
-fn check_forward(setting: &Setting) {
-    let client = setting.client();
-    let kernel = forward::forward_kernel::create_dummy_kernel(
-        client.properties_shared(),
-        client.target_properties_shared(),
-        CubeCount::Static(1, 4, 2),
-        setting.cube_dim(),
-        AddressType::U32,
-        VECTOR,
-        2,
-        setting.of_queries().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.list().into_tensor_arg(),
-        setting.of_queries().into_tensor_arg(),
-        setting.statistics().into_tensor_arg(),
-        0.125,
-        setting.tiles,
-        dtype_to_storage_type(DTYPE),
-    );
-    setting.check(&kernel, 2);
-}
-
-fn check_query_gradient(setting: &Setting) {
-    let client = setting.client();
-    let kernel = query_gradient::query_gradient_kernel::create_dummy_kernel(
-        client.properties_shared(),
-        client.target_properties_shared(),
-        CubeCount::Static(1, 4, 2),
-        setting.cube_dim(),
-        AddressType::U32,
-        VECTOR,
-        2,
-        setting.of_queries().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_queries().into_tensor_arg(),
-        setting.statistics().into_tensor_arg(),
-        setting.list().into_tensor_arg(),
-        setting.of_queries().into_tensor_arg(),
-        0.125,
-        setting.tiles,
-        dtype_to_storage_type(DTYPE),
-    );
-    setting.check(&kernel, 3);
-}
-
-fn check_key_gradient(setting: &Setting) {
-    let client = setting.client();
-    let kernel = key_gradient::key_gradient_kernel::create_dummy_kernel(
-        client.properties_shared(),
-        client.target_properties_shared(),
-        CubeCount::Static(1, 2, 2),
-        setting.cube_dim(),
-        AddressType::U32,
-        VECTOR,
-        2,
-        setting.of_queries().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_queries().into_tensor_arg(),
-        setting.statistics().into_tensor_arg(),
-        setting.list().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        setting.of_keys().into_tensor_arg(),
-        0.125,
-        setting.tiles,
-        dtype_to_storage_type(DTYPE),
-    );
-    setting.check(&kernel, 4);
 }

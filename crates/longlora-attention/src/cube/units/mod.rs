@@ -9,12 +9,14 @@ mod softmax;
 mod forward;
 mod query_gradient;
 mod key_gradient;
+#[cfg(test)]
+mod tests;
 
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
-use longlora_kernels::room::empty;
+use longlora_kernels::room::{Pair, empty};
 
 use crate::qkv::Qkv;
 
@@ -67,7 +69,7 @@ pub(super) fn backward(
     let inputs = inputs.map(|x| with_entries_side_by_side(x.clone()));
     let dq = empty(&inputs[0], Shape::new([batch, heads, queries, head_dim]), dtype);
     let keys_shape = Shape::new([batch, kv_heads, keys, head_dim]);
-    let both = Halves::empty(&inputs[0], keys_shape, dtype);
+    let both = Pair::empty(&inputs[0], keys_shape, dtype);
     let client = dq.client.clone();
     let [q, k, v, d_out] = inputs.clone().map(CubeTensor::into_tensor_arg);
     query_gradient::query_gradient_kernel::launch(
@@ -107,34 +109,6 @@ pub(super) fn backward(
     );
     let [dk, dv] = both.split();
     Qkv { q: dq, k: dk, v: dv }
-}
-
-/// Two tensors of one shape in one allocation, because a kernel may have few.
-struct Halves {
-    all: CubeTensor,
-    shape: Shape,
-    /// Where the second one begins: where the device can begin to read.
-    second: usize,
-}
-
-impl Halves {
-    fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> Self {
-        let alignment = beside.client.properties().memory.alignment as usize / dtype.size();
-        let second = shape.num_elements().next_multiple_of(alignment);
-        Self { all: empty(beside, Shape::new([2 * second]), dtype), shape, second }
-    }
-
-    fn split(self) -> [CubeTensor; 2] {
-        let CubeTensor { client, handle, device, dtype, .. } = self.all;
-        let (half, rest) = (self.second, self.second - self.shape.num_elements());
-        let bytes = |elements: usize| (elements * dtype.size()) as u64;
-        let first = handle.clone().offset_end(bytes(half + rest));
-        let second = handle.offset_start(bytes(half)).offset_end(bytes(rest));
-        [first, second].map(|handle| {
-            let (client, device, shape) = (client.clone(), device.clone(), self.shape.clone());
-            CubeTensor::new_contiguous(client, device, shape, handle, dtype)
-        })
-    }
 }
 
 fn count(rows: usize, tiles: UnitTiles, heads: usize, batch: usize) -> CubeCount {
