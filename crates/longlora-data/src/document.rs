@@ -253,8 +253,7 @@ fn readable_files(path: &Path) -> Result<Vec<(PathBuf, Format)>, DataError> {
         return Ok(vec![(path.into(), format)]);
     }
     let mut files = Vec::new();
-    collect(path, &mut HashSet::new(), &mut files)
-        .map_err(|(path, source)| DataError::Read { path, source })?;
+    collect(path, &mut HashSet::new(), &mut files)?;
     if files.is_empty() {
         return Err(DataError::NothingReadable { path: path.into() });
     }
@@ -267,8 +266,8 @@ fn collect(
     folder: &Path,
     seen: &mut HashSet<PathBuf>,
     files: &mut Vec<(PathBuf, Format)>,
-) -> Result<(), (PathBuf, io::Error)> {
-    let at = |path: &Path, error| (path.to_path_buf(), error);
+) -> Result<(), DataError> {
+    let at = |path: &Path, source| DataError::Read { path: path.into(), source };
     if !seen.insert(fs::canonicalize(folder).map_err(|error| at(folder, error))?) {
         return Ok(());
     }
@@ -278,8 +277,7 @@ fn collect(
     entries.sort();
     for path in entries {
         if path.file_name().is_some_and(|name| name.to_str().is_none()) {
-            let advice = "its name is not UTF-8, so that nothing could be noted of it; rename it";
-            return Err(at(&path, io::Error::new(io::ErrorKind::InvalidFilename, advice)));
+            return Err(DataError::NameNotUtf8 { path });
         }
         if path.is_dir() {
             collect(&path, seen, files)?;
@@ -321,6 +319,19 @@ mod tests {
         for part in [name].iter().chain(expected) {
             assert!(error.contains(part), "`{error}` does not say `{part}`");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder(&[("a.txt", b"a")]);
+        let name = std::ffi::OsStr::from_bytes(b"b\xff");
+        if fs::create_dir(folder.path().join(name)).is_err() {
+            return; // a file system that has no such names
+        }
+        let error = Corpus::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("not UTF-8") && error.contains("rename"), "{error}");
     }
 
     #[test]

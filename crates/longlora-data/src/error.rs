@@ -62,6 +62,12 @@ pub enum DataError {
         /// How many bytes from the start were valid.
         offset: usize,
     },
+    /// A name below a folder that no list of files could hold.
+    #[error("the name of `{path}` is not UTF-8, so that nothing could be noted of it; rename it")]
+    NameNotUtf8 {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A line of a JSONL file that is no document.
     #[error("`{path}` line `{line}` is no document; write an object with a string `text`")]
     BadLine {

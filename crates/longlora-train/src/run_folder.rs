@@ -184,6 +184,11 @@ impl RunFolder {
         Ok(())
     }
 
+    /// Whether the folder was there before, empty.
+    pub fn was_there(&self) -> bool {
+        self.was_there
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path

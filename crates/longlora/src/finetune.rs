@@ -156,8 +156,7 @@ impl Finetune {
         }
         let ctrl_c = CtrlC::listen()?;
         let mut run = RunFolder::create(&out);
-        while let (None, Err(TrainError::RunExists { .. })) = (&self.out, &run) {
-            // Another process has just taken this number.
+        while self.out.is_none() && is_taken(&run) {
             out = next_free_run()?;
             config = self.resolve(&out)?;
             run = RunFolder::create(&out);
@@ -466,6 +465,14 @@ fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
 }
 
 /// `runs/1`, `runs/2`, …
+/// Whether another process has just taken a number that was free.
+fn is_taken(run: &Result<RunFolder, TrainError>) -> bool {
+    match run {
+        Ok(run) => run.was_there(),
+        Err(error) => matches!(error, TrainError::RunExists { .. }),
+    }
+}
+
 fn next_free_run() -> Result<PathBuf> {
     let free = (1..u32::MAX).map(|number| PathBuf::from(format!("runs/{number}")));
     free.into_iter().find(|path| !path.exists()).context("there is no free number below runs")
