@@ -118,14 +118,19 @@ fn what_is_listed_computes_and_what_is_not_says_why() {
     }
 }
 
+/// The GPU that tests run on, if there is one.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn gpu() -> Option<String> {
+    let kind = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "wgpu".to_owned());
+    let row = format!("│ {kind}:0");
+    listed().iter().any(|line| line.starts_with(&row)).then_some(kind)
+}
+
 /// Micro-batches side by side are for the cores of a processor.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[test]
 fn a_gpu_takes_one_micro_batch_at_a_time() {
-    let kind = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "wgpu".to_owned());
-    if !listed().iter().any(|line| line.starts_with(&format!("│ {kind}:0"))) {
-        return;
-    }
+    let Some(kind) = gpu() else { return };
     let place = TempDir::new().unwrap();
     fs::write(place.path().join("ids.json"), format!("{:?}", [7; 600])).unwrap();
     let finetune = "finetune --model MODEL --data ids.json --context-length 512 --parallel 2";
@@ -136,10 +141,7 @@ fn a_gpu_takes_one_micro_batch_at_a_time() {
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[test]
 fn steps_on_a_gpu_are_the_processors_steps() {
-    let kind = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "wgpu".to_owned());
-    if !listed().iter().any(|line| line.starts_with(&format!("│ {kind}:0"))) {
-        return;
-    }
+    let Some(kind) = gpu() else { return };
     let place = TempDir::new().unwrap();
     let losses = |device: &str| -> Vec<f64> {
         let step =

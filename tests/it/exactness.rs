@@ -119,19 +119,6 @@ fn check(
     }
 }
 
-/// On a GPU, too: there they really leave.
-#[test]
-fn inputs_that_waited_in_host_memory_are_the_same() {
-    let (llama, selection) = model(&config(json!({"num_hidden_layers": 5})), None);
-    let batch = uneven_batch();
-    let [here, away] = [InputsWait::OnDevice, InputsWait::InHostMemory].map(|inputs_wait| {
-        let execution = Execution { inputs_wait, ..Execution::SMALLEST };
-        of_step(&llama, &selection, SHIFTED, &batch, execution)
-    });
-    assert_eq!(away.loss.to_bits(), here.loss.to_bits());
-    assert_eq!(away.gradients, here.gradients);
-}
-
 /// MLPs take 4,096 tokens at a time: here two tiles, the second one short. Every budget of memory leaves the same bits, and
 /// the numbers that plain autodiff finds in f64, as well as plain autodiff does in f32.
 ///

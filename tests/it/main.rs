@@ -24,6 +24,7 @@ mod golden_stories; // transformers: the same of a real small model, up to 2,048
 
 // Against our own slow paths.
 mod exactness; // the block-wise step and the chunked loss equal plain autodiff; burn's learner equals our loop
+mod offloading; // inputs that wait in the host's memory change no bit
 mod generate; // writing with a cache is writing without one; streaming is what its definition says
 mod causality; // no token depends on a later one, by the Jacobian of the whole model
 mod properties; // packing, batching, merging, saving change nothing

@@ -26,13 +26,8 @@ const PACKAGES: [&str; 8] = [
 const EMULATED: [&str; 2] = ["--features", "longlora-attention/emulated"];
 /// Integration tests that take the device at hand: logits, losses and gradients of PyTorch, causality, inputs that leave it,
 /// and the program on that device. The others would take long on a software renderer.
-const ON_A_DEVICE: [&str; 5] = [
-    "golden_tiny::",
-    "golden_families::",
-    "causality::",
-    "exactness::inputs_that_waited_in_host_memory",
-    "devices::",
-];
+const ON_A_DEVICE: [&str; 5] =
+    ["golden_tiny::", "golden_families::", "causality::", "offloading::", "devices::"];
 /// burn's name for the device that [`Device::default`] is.
 const DEFAULT_DEVICE: &str = "BURN_DEVICE";
 
