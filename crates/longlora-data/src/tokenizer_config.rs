@@ -263,6 +263,17 @@ mod tests {
         assert_eq!(tokenizer.special_tokens(), &SpecialTokens::default());
     }
 
+    /// In the vocabulary, but not among the added tokens of `tokenizer.json`.
+    #[test]
+    fn a_token_that_is_named_stands_for_no_text() {
+        let tokenizer = with(&[config(json!({ "eos_token": "b" }))]);
+        let ids = tokenizer.encode_rendered("abc").unwrap();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(tokenizer.special_token_id("b"), Some(ids[1]));
+        assert_eq!(tokenizer.special_token_id("a"), None);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "ac");
+    }
+
     #[test]
     fn tokens_that_the_file_lacks_are_added_in_the_order_of_their_ids() {
         let size = with(&[]).vocab_size() as u32;

@@ -1,18 +1,22 @@
 //! Whether a kernel takes what an operation was given, or the plain path has to.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
 
 /// Whether this build has kernels for a device: for the processor, and for GPUs with the features `cuda` and `wgpu`. On any
 /// other of burn's devices, operations take their plain path.
 pub fn has_kernels(device: &Device) -> bool {
-    match device.clone().without_autodiff().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "gpu")]
-        DispatchDevice::Cube(_) => true,
-        #[allow(unreachable_patterns, reason = "which devices there are is up to burn's features")]
-        _ => false,
-    }
+    let device = device.clone().without_autodiff();
+    device == Device::flex() || is_gpu(&device)
+}
+
+#[cfg(feature = "gpu")]
+fn is_gpu(device: &Device) -> bool {
+    matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn is_gpu(_device: &Device) -> bool {
+    false
 }
 
 /// The CPU's kernels compute in f32, with matrices in f32 or bf16. Those of GPUs take activations of less, too.

@@ -132,8 +132,7 @@ impl LongBenchArgs {
         answers: &[Answer],
         documents: &[(Arc<str>, Option<LengthClass>)],
     ) -> Result<()> {
-        let mut tasks: BTreeMap<(&str, Option<LengthClass>), BTreeMap<&str, (f64, f64)>> =
-            BTreeMap::new();
+        let mut tasks: BTreeMap<Row<'_>, Documents<'_>> = BTreeMap::new();
         for (answer, (document, length)) in answers.iter().zip(documents) {
             for length in std::iter::once(None).chain(length.map(Some)) {
                 let rows = tasks.entry((&answer.task, length)).or_default();
@@ -142,21 +141,10 @@ impl LongBenchArgs {
                 *sum += 100.0 * answer.score;
             }
         }
-        let score = |(&(task, length), documents): (
-            &(&str, Option<LengthClass>),
-            &BTreeMap<&str, (f64, f64)>,
-        )| {
-            let pieces: Vec<(f64, f64)> = documents.values().copied().collect();
-            let items: f64 = pieces.iter().map(|(items, _)| items).sum();
-            Score {
-                task: length.map_or(task.to_owned(), |length| format!("{task} {}", length.name())),
-                items: items as usize,
-                documents: pieces.len(),
-                mean: pieces.iter().map(|(_, sum)| sum).sum::<f64>() / items,
-                interval: bootstrap(&pieces, self.exam.seed).and_then(within_percent),
-            }
-        };
-        let scores: Vec<Score> = tasks.iter().map(score).collect();
+        let scores: Vec<Score> = tasks
+            .iter()
+            .map(|(row, documents)| Score::of(*row, documents, self.exam.seed))
+            .collect();
         if self.exam.json {
             print(&serde_json::to_string_pretty(&json!({ "scores": scores, "answers": answers }))?);
         } else {
@@ -165,6 +153,12 @@ impl LongBenchArgs {
         Ok(())
     }
 }
+
+/// A task, or its items of one length.
+type Row<'a> = (&'a str, Option<LengthClass>);
+
+/// How many items are about each document, and the sum of their scores.
+type Documents<'a> = BTreeMap<&'a str, (f64, f64)>;
 
 /// What a task came to, in percent.
 #[derive(serde::Serialize)]
@@ -176,6 +170,20 @@ struct Score {
     mean: f64,
     /// 95 %, by the bootstrap over documents.
     interval: Option<Interval>,
+}
+
+impl Score {
+    fn of((task, length): Row<'_>, documents: &Documents<'_>, seed: u64) -> Self {
+        let pieces: Vec<(f64, f64)> = documents.values().copied().collect();
+        let items: f64 = pieces.iter().map(|(items, _)| items).sum();
+        Self {
+            task: length.map_or(task.to_owned(), |length| format!("{task} {}", length.name())),
+            items: items as usize,
+            documents: pieces.len(),
+            mean: pieces.iter().map(|(_, sum)| sum).sum::<f64>() / items,
+            interval: bootstrap(&pieces, seed).and_then(within_percent),
+        }
+    }
 }
 
 /// Student's t knows of no 0 and no 100 percent; and from scores that are all the same, nothing is known of how far apart others

@@ -107,6 +107,43 @@ fn what_transformers_gives_a_template_is_there() {
     check("  {% if true %}\n  x\n  {% endif %}\n", "  x\n");
 }
 
+/// As templates of Qwen3-Coder and Nemotron ask.
+#[test]
+fn nothing_is_not_iterable() {
+    check(
+        "{{ tools is iterable }} {{ messages is iterable }} {{ 'a' is iterable }}",
+        "False True True",
+    );
+    check(
+        "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %}",
+        "none",
+    );
+}
+
+#[test]
+fn a_template_is_told_more_than_the_conversation() {
+    let source = "{% if enable_thinking %}think{% else %}{{ bos_token }}{{ depth + 1 }}{% endif %}";
+    let told = |arguments: Json| {
+        let arguments = arguments.as_object().unwrap().clone();
+        template(source).unwrap().with_arguments(arguments).render(&hello(), true).unwrap()
+    };
+    assert_eq!(told(serde_json::json!({ "enable_thinking": true })), "think");
+    assert_eq!(told(serde_json::json!({ "enable_thinking": false, "depth": 2 })), "<s>3");
+    assert_eq!(told(serde_json::json!({ "bos_token": "<b>", "depth": 0 })), "<b>1");
+}
+
+/// LLaMA-2 writes a space before an answer, ChatML does not.
+#[test]
+fn an_unfinished_answer_ends_with_its_last_word() {
+    let unfinished = |source: &str| template(source).unwrap().render_unfinished(&hello()).unwrap();
+    let llama_2 = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
+                   {% else %} {{ m.content }} </s>{% endif %}{% endfor %}";
+    let expected = "[INST] Hello <b>& \"you\"</b> [/INST] Hi";
+    assert_eq!(unfinished(llama_2).as_deref(), Some(expected));
+    assert_eq!(unfinished("{{ messages[1].content }}, {{ 'nothing' }}").as_deref(), Some("Hi"));
+    assert_eq!(unfinished("{{ messages[0].content }}"), None);
+}
+
 #[test]
 fn the_template_is_found_where_transformers_looks() {
     let folder = tempfile::tempdir().unwrap();

@@ -119,6 +119,37 @@ fn ids_without_a_token_are_filled_up() {
 }
 
 #[test]
+fn ids_that_only_the_model_names_are_said() {
+    let folder = saved();
+    fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
+    let config = r#"{"bos_token_id": 0, "eos_token_id": [1, 7], "pad_token_id": null}"#;
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let metadata = gguf_metadata(folder.path(), 258).unwrap();
+    let id = |key| metadata.unsigned(key).unwrap();
+    assert_eq!([keys::BOS, keys::EOS, keys::PADDING].map(id), [Some(0), Some(1), None]);
+}
+
+/// llama.cpp puts a space before a text that begins with one, too.
+#[test]
+fn a_text_that_is_split_otherwise_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |json: &Json| {
+        fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let metadata = gguf_metadata(folder.path(), 5).unwrap();
+        split_otherwise_in_gguf(folder.path(), &metadata).unwrap()
+    };
+    assert_eq!(named(&of_characters()), None);
+    let mut json = of_characters();
+    json["model"]["vocab"] = json!({"a": 0, "b": 1, "▁": 2, "▁a": 3, "▁▁": 4});
+    json["model"]["merges"] = json!([["▁", "a"], ["▁", "▁"]]);
+    json["normalizer"] = Json::Null;
+    json["pre_tokenizer"] = json!({
+        "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false,
+    });
+    assert_eq!(named(&json).as_deref(), Some(" a"));
+}
+
+#[test]
 fn the_chat_template_comes_along() {
     let folder = saved();
     fs::write(folder.path().join("chat_template.jinja"), "{{ messages }}").unwrap();
