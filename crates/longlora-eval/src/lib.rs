@@ -66,7 +66,7 @@ pub use longbench::{
 pub use measurement::{Difference, Measurement, Stretch, paired_difference};
 pub use needle::{NeedleConfig, NeedleKind, needle_questions};
 pub use passkey::{PasskeyProtocol, passkey_questions};
-pub use perplexity::{PerplexityConfig, perplexity};
+pub use perplexity::{PerplexityConfig, perplexity, perplexity_by};
 pub use position_bins::PositionBin;
 pub use prompter::Prompter;
 pub use protocol::Protocol;

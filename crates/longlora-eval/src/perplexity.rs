@@ -73,15 +73,58 @@ pub fn perplexity(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Measurement, EvalError> {
     assert!(!llama.device().is_autodiff(), "needs a model without autodiff; take `valid()` of it");
+    let nll = |tokens: &[u32], unscored| scored_nll(llama, config.pattern, tokens, unscored);
+    perplexity_by(nll, llama.config.vocab_size, documents, config, progress)
+}
+
+/// [`perplexity`] of any model.
+///
+/// `nll(tokens, unscored)` returns the negative log-likelihood, in nats, of each token of a window behind its first one, given
+/// those before it, but for the first `unscored` of them: `tokens.len() - 1 - unscored` numbers. Who attends to whom is its own
+/// affair; `config.pattern` is checked and no more.
+///
+/// # Errors
+/// As [`perplexity`].
+///
+/// # Panics
+/// If `nll` returns another number of numbers.
+///
+/// # Example
+/// ```
+/// use longlora_attention::AttentionPattern;
+/// use longlora_eval::{PerplexityConfig, Protocol, perplexity_by};
+///
+/// // A model that thinks each of its 32 tokens as likely as the others.
+/// let nll = |tokens: &[u32], unscored| vec![32f32.ln(); tokens.len() - 1 - unscored];
+/// let config = PerplexityConfig {
+///     length: 64,
+///     protocol: Protocol::WholeWindows { stride: None },
+///     pattern: AttentionPattern::Full,
+///     max_tokens: None,
+/// };
+/// let documents = [vec![7; 200]];
+/// let measured = perplexity_by(nll, 32, &documents, &config, &mut |_, _| {})?;
+/// assert!((measured.perplexity() - 32.0).abs() < 1e-4);
+/// # Ok::<(), longlora_eval::EvalError>(())
+/// ```
+pub fn perplexity_by(
+    mut nll: impl FnMut(&[u32], usize) -> Vec<f32>,
+    vocab_size: usize,
+    documents: &[Vec<u32>],
+    config: &PerplexityConfig,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Measurement, EvalError> {
     config.validate()?;
     let documents = front(documents, config.max_tokens.unwrap_or(usize::MAX));
-    check_vocabulary(&documents, llama.config.vocab_size)?;
+    check_vocabulary(&documents, vocab_size)?;
 
     let spans = config.spans(&documents)?;
     let mut tally = Tally::new(config);
     for (done, span) in spans.iter().enumerate() {
         let tokens = &documents[span.document][span.start..span.end];
-        let nll = scored_nll(llama, config.pattern, tokens, span.unscored);
+        let nll = nll(tokens, span.unscored);
+        let scored = tokens.len() - 1 - span.unscored;
+        assert_eq!(nll.len(), scored, "needs a number for each token that is scored");
         tally.add(span, tokens, &nll)?;
         progress(done + 1, spans.len());
     }
