@@ -128,6 +128,14 @@ fn rms_norm_divides_by_the_root_of_the_mean_square() {
     }
 }
 
+/// A GPU's kernel goes on in a second row of its grid behind 32,768.
+#[test]
+fn there_may_be_more_rows_than_one_row_of_a_grid_takes() {
+    let (x, gamma) = (random([1, 33_000, 2], 1.0, 1), frozen([2], 1.0, 2));
+    let (input, theirs) = (x.clone(), reference::rms_norm(x.clone(), gamma.clone(), 1e-6));
+    check(|| rms_norm(x, gamma, 1e-6), theirs, |gradients| vec![gradient(&input, gradients)]);
+}
+
 /// Frozen norms get no gradient, and their inputs do.
 #[test]
 fn a_frozen_norm_passes_the_gradient_on() {
