@@ -369,6 +369,7 @@ mod low_precision {
     /// Ours and the plain operations' in a type of 16 bits, both against plain operations in f32 on the same rounded numbers:
     /// at most twice the error for values and three times for gradients, or the rounding of the result itself.
     #[track_caller]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn check<const D: usize>(
         shape: [usize; D],
         ours: impl Fn(Tensor<D>) -> Tensor<D>,

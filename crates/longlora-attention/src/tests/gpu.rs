@@ -196,6 +196,7 @@ fn gradients_are_the_same_each_time() {
 }
 
 /// The device that tests run on, if it computes in `dtype`.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn device(dtype: DType) -> Option<Device> {
     let device = Device::default();
     let fits = device.supports_dtype(dtype);

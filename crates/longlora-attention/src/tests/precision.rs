@@ -64,6 +64,7 @@ const SUM_ERROR: f64 = 1e-6;
 /// FlashAttention's own measure: twice the error of plain operations in the same precision, three times for gradients;
 /// and the exact answer, rounded to that precision, is always good enough.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "how near each was, with --nocapture")]
 pub(crate) fn check_precision(
     dtype: DType,
     problems: Vec<WideProblem>,
