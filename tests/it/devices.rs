@@ -135,6 +135,10 @@ fn a_gpu_takes_one_micro_batch_at_a_time() {
     fs::write(place.path().join("ids.json"), format!("{:?}", [7; 600])).unwrap();
     let finetune = "finetune --model MODEL --data ids.json --context-length 512 --parallel 2";
     check_refused(place.path(), &kind, finetune, &["--parallel `2`", "--batch-size"]);
+    // The settings of the included run, or of one that began on a processor, are no reason to refuse it.
+    let output = longlora(place.path(), &["finetune", "--dry-run", "--device", &kind]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("parallel = 2"), "{}", text(&output.stdout));
 }
 
 /// What a GPU learns in two steps is what the processor does, as far as f32 goes.

@@ -21,7 +21,7 @@ use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_uns
 use crate::pattern::PatternArgs;
 use crate::places::{refuse_within, typed};
 use crate::progress::{CtrlC, Progress};
-use crate::training_args::{TrainingArgs, refuse_unsuitable};
+use crate::training_args::TrainingArgs;
 use crate::{Stopped, in_one_sentence, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
@@ -201,7 +201,7 @@ impl Finetune {
     fn open(&self, config: &FinetuneConfig) -> Result<(Device, LlamaConfig)> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
-        refuse_unsuitable(&config.training, &device)?;
+        self.training.refuse_unsuitable(&config.training, &device)?;
         let base = LlamaConfig::read(&config.model.path)?;
         // Its files are there and whole, before anything takes its time.
         model_files(&config.model.path)?;

@@ -7,7 +7,6 @@ use longlora_train::{Event, Outcome, PretrainConfig, RunFolder, pretrain};
 
 use crate::device::DeviceArgs;
 use crate::progress::{CtrlC, Progress};
-use crate::training_args::refuse_unsuitable;
 use crate::{Stopped, say};
 
 /// Make a small LLaMA from nothing: tokenizer, architecture and weights, from plain text.
@@ -40,7 +39,6 @@ impl Pretrain {
             bail!("`{}` exists already; choose another place with --out", self.out.display());
         }
         let device = self.device.open()?;
-        refuse_unsuitable(&config.training, &device)?;
         let (run, is_new) = match RunFolder::open(&self.run) {
             Ok(run) => (run, false),
             Err(_) => (RunFolder::create(&self.run)?, true),

@@ -1,6 +1,6 @@
 //! How long, how fast and in what memory is trained, from the command line.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -8,25 +8,6 @@ use longlora_train::{Decay, FinetuneConfig, TrainingConfig, WindowOrder};
 
 use crate::device::is_processor;
 use crate::size::size;
-
-/// What would change nothing on a device, or would take what it does not have.
-pub(crate) fn refuse_unsuitable(training: &TrainingConfig, device: &Device) -> Result<()> {
-    if is_processor(device) {
-        ensure!(
-            !training.offload_activations,
-            "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave it \
-             out, or name a GPU with --device"
-        );
-    } else {
-        ensure!(
-            training.parallel == 1,
-            "--parallel `{}` runs micro-batches side by side on the cores of a processor; on a GPU give a larger \
-             --batch-size instead",
-            training.parallel
-        );
-    }
-    Ok(())
-}
 
 /// Optimization, and what it may take.
 #[derive(Args)]
@@ -99,6 +80,28 @@ impl From<DecayKind> for Decay {
 }
 
 impl TrainingArgs {
+    /// What would change nothing on a device. A GPU takes one micro-batch at a time, whatever the settings of a run that may
+    /// have begun elsewhere: only who asks for more is told.
+    pub(crate) fn refuse_unsuitable(
+        &self,
+        training: &TrainingConfig,
+        device: &Device,
+    ) -> Result<()> {
+        match self.parallel {
+            _ if is_processor(device) => ensure!(
+                !training.offload_activations,
+                "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave \
+                 it out, or name a GPU with --device"
+            ),
+            Some(parallel) if parallel > 1 => bail!(
+                "--parallel `{parallel}` runs micro-batches side by side on the cores of a processor; on a GPU give a \
+                 larger --batch-size instead"
+            ),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// What may change between two parts of a run: its numbers do not depend on it.
     pub(crate) fn change(&self, training: &mut TrainingConfig) {
         training.memory = self.memory.or(training.memory);
