@@ -273,6 +273,32 @@ fn a_finished_run_can_be_resumed_and_does_nothing() {
     assert_eq!(files(&place.path("run/adapter")), before);
 }
 
+/// A crash, or a full disk, behind the last checkpoint.
+#[test]
+fn a_result_that_was_half_written_is_written_again() {
+    let place = Place::new();
+    place.run("run", &place.config(), NEVER).unwrap();
+    let adapter = place.path("run/adapter");
+    let before = files(&adapter);
+    fs::remove_file(adapter.join("adapter_config.json")).unwrap();
+    write(&adapter.join("adapter_model.safetensors"), b"half a fi");
+    assert!(matches!(place.resume("run").unwrap(), Outcome::Finished(_)));
+    assert_eq!(files(&adapter), before);
+}
+
+/// One that is whole is its owner's.
+#[test]
+fn a_result_that_was_changed_stays_as_it_is() {
+    let place = Place::new();
+    place.run("run", &place.config(), NEVER).unwrap();
+    let config = place.path("run/adapter/adapter_config.json");
+    let mut changed = json_of(&config);
+    changed["lora_alpha"] = 4.into();
+    write_json(&config, &changed);
+    place.resume("run").unwrap();
+    assert_eq!(json_of(&config), changed);
+}
+
 #[test]
 fn a_run_learns_and_leaves_the_frozen_weights_as_they_were() {
     let place = Place::new();

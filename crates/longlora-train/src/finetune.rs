@@ -152,9 +152,12 @@ fn go_on(
         },
         optimizer,
     };
-    // A result that was there before is its owner's, who may have changed it.
-    let result = if config.adapters.is_some() { run.adapter() } else { run.model() };
-    let has_result = at.step == training.steps && result.exists();
+    // A result that was there before is its owner's, who may have changed it; it is whole if its last file is there.
+    let last = match config.adapters {
+        Some(_) => run.adapter().join("adapter_config.json"),
+        None => run.model().join("config.json"),
+    };
+    let has_result = at.step == training.steps && last.exists();
     let outcome = session.run(stop, report)?;
     if let Outcome::Finished(llama) = &outcome
         && !has_result
