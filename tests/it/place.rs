@@ -106,6 +106,7 @@ pub(crate) fn metrics(run: &Path) -> Vec<StepReport> {
     let report = |line: &str| StepReport {
         step_time_ms: 0.0,
         peak_memory_bytes: None,
+        device_memory_bytes: None,
         ..serde_json::from_str(line).unwrap()
     };
     text.lines().map(report).collect()

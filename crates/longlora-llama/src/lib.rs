@@ -63,12 +63,14 @@ pub use footprint::Footprint;
 pub use generate::{GenerateOptions, Generated, StopReason};
 pub use gguf::save_gguf;
 pub use llama::{Llama, LlamaModel};
-pub use longlora_kernels::{LossAndGradient, device_memory, loss_and_gradient, pull_back};
+pub use longlora_kernels::{
+    LossAndGradient, device_memory, loss_and_gradient, pull_back, rehearsed,
+};
 pub use mlp::Mlp;
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
 pub use sampling::{Sampling, SamplingError};
-pub use storage::WeightStorage;
+pub use storage::{WeightStorage, with_room_for_weights};
 pub use trainable::{Trainable, count_trainable};
 pub use weights::{
     MAX_SHARD_BYTES, load_pretrained, load_pretrained_as, load_weights, save_pretrained,

@@ -210,7 +210,10 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
         // Laid out as a fresh one would be: products of a view are rounded otherwise, and where numbers came from must
         // not change what they compute.
         let data = if transposed { transpose(&data) } else { data };
-        Ok(Tensor::from_data(data, (&param.lazy_device(), dtype)))
+        // GPUs keep what stays apart from what comes and goes, in memory of just its size.
+        let device = param.lazy_device();
+        let read = |data: TensorData| Tensor::from_data(data, (&device, dtype));
+        Ok(device.memory_persistent_allocations(data, read))
     }
 }
 

@@ -1,10 +1,11 @@
 //! In which type the weights of a model are kept.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::compute::ComputeType;
+use crate::llama::Llama;
 use crate::role::Role;
 
 /// The type in which large matrices are kept: those of linear layers, the embedding table and the head. Everything else,
@@ -41,6 +42,34 @@ impl WeightStorage {
             Self::Bf16 if is_matrix => DType::BF16,
             _ => DType::F32,
         }
+    }
+}
+
+/// `llama` with room for its weights on its device, kept as `storage` says, and any numbers in them: for a rehearsal.
+pub fn with_room_for_weights(llama: Llama, storage: WeightStorage) -> Llama {
+    llama.map(&mut Roomy { storage, path: vec![] })
+}
+
+struct Roomy {
+    storage: WeightStorage,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Roomy {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (device, dtype) = (param.lazy_device(), self.storage.of(&self.path.join(".")));
+        let room = |shape: Shape| Tensor::empty(shape, (&device, dtype));
+        let room = device.memory_persistent_allocations(param.lazy_shape(), room);
+        let id = param.id;
+        param.transform_for_load(room, id).set_require_grad(false)
     }
 }
 

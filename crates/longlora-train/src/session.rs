@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::TrainingConfig;
 use crate::error::TrainError;
 use crate::event::Event;
-use crate::memory::peak_memory_bytes;
+use crate::memory::{device_memory_held, peak_memory_bytes};
 use crate::optimizer::Optimizer;
 use crate::run_folder::RunFolder;
 use crate::step_report::StepReport;
@@ -109,6 +109,7 @@ impl Session<'_> {
             tokens,
             step_time_ms: start.elapsed().as_secs_f64() * 1000.0,
             peak_memory_bytes: peak_memory_bytes(),
+            device_memory_bytes: device_memory_held(&self.trainee.llama.device()),
         })
     }
 

@@ -19,13 +19,21 @@ pub struct StepReport {
     pub tokens: usize,
     /// Wall-clock time of this step.
     pub step_time_ms: f64,
-    /// Largest resident memory so far; absent where the system does not tell.
+    /// Largest resident memory of the process so far; absent where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
+    /// What the allocator of the GPU holds after the step, which is seldom less than within it; absent on the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory_bytes: Option<u64>,
 }
 
 impl StepReport {
     /// Speed of this step.
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 * 1000.0 / self.step_time_ms
+    }
+
+    /// What is scarce: the memory of the GPU, or else that of the process.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.device_memory_bytes.or(self.peak_memory_bytes)
     }
 }

@@ -9,8 +9,8 @@ use longlora_adapters::RopeKind;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_llama::{LlamaConfig, Trainable, count_trainable, model_files};
 use longlora_train::{
-    Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, Stop, TrainError, finetune,
-    held_out_documents, preview, resume,
+    Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, StepReport, Stop, TrainError,
+    finetune, held_out_documents, preview, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
@@ -448,7 +448,7 @@ fn report(
             name: "training".to_owned(),
             context: config.context.length,
             seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
-            peak_memory_bytes: steps.iter().filter_map(|step| step.peak_memory_bytes).max(),
+            peak_memory_bytes: steps.iter().filter_map(StepReport::memory_bytes).max(),
             trainable: Some(trainable.total() as u64),
         }],
         losses: vec![LossCurve { name: "training".to_owned(), points }],

@@ -55,9 +55,10 @@ impl Progress {
         let first = *self.first_step.get_or_insert(report.step);
         let taken = report.step + 1 - first;
         let each = self.started.elapsed().as_secs_f64() / taken as f64;
-        let memory = match report.peak_memory_bytes {
-            Some(bytes) => format!("  peak {:.0} MiB", bytes as f64 / f64::from(1 << 20)),
-            None => String::new(),
+        let memory = match (report.device_memory_bytes, report.peak_memory_bytes) {
+            (Some(held), _) => format!("  {} MiB on the GPU", held >> 20),
+            (None, Some(peak)) => format!("  peak {} MiB", peak >> 20),
+            (None, None) => String::new(),
         };
         let message = format!(
             "loss {:.4}  {:.0} tokens/s  {} left{memory}",

@@ -6,6 +6,7 @@ mod attention;
 mod floor;
 mod forward;
 mod gemm;
+mod memory;
 mod model;
 mod operations;
 mod seconds;
@@ -37,6 +38,7 @@ enum Kind {
     Attention(attention::Attention),
     Step(step::Step),
     Forward(forward::Forward),
+    Memory(memory::Memory),
     Floor(floor::Floor),
     Model(model::Model),
 }
@@ -54,6 +56,7 @@ impl Bench {
             Kind::Attention(kind) => kind.run()?,
             Kind::Step(kind) => kind.run()?,
             Kind::Forward(kind) => kind.run()?,
+            Kind::Memory(kind) => kind.run()?,
             Kind::Floor(kind) => kind.run()?,
             Kind::Model(kind) => kind.run()?,
         };

@@ -60,17 +60,19 @@ impl Step {
         let losses: Vec<f64> = reports.iter().map(|report| report.loss).collect();
         let (kept, blocks) = (plan.execution.kept_blocks, plan.blocks);
         let [peak, predicted] = [steps.peak_memory(), plan.predicted.as_u64()].map(mebibytes);
+        let held = steps.device_memory().map(mebibytes);
+        let (what, most) = held.map_or(("peak", peak), |held| ("on the device", held));
         let group = self.window.group();
         Answer {
             json: json!({
                 "mode": "train", "device": self.device.to_string(), "attention": self.window.name(), "seq": tokens, "group": group,
                 "budget_mib": plan.budget.map(|budget| mebibytes(budget.as_u64())), "kept_blocks": kept,
                 "blocks": blocks, "seconds": seconds.rounded(), "tokens_per_s": tokens_per_s,
-                "peak_rss_mib": peak, "predicted_mib": predicted, "losses": losses,
+                "peak_rss_mib": peak, "held_mib": held, "predicted_mib": predicted, "losses": losses,
                 "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
             }),
             words: format!(
-                "a training step of {tokens} tokens, {}: {median:.2} s, {tokens_per_s:.1} tokens/s, peak {peak} MiB of \
+                "a training step of {tokens} tokens, {}: {median:.2} s, {tokens_per_s:.1} tokens/s, {what} {most} MiB of \
                  {predicted} MiB predicted, {kept} of {blocks} blocks kept, losses {losses:.4?}",
                 group.map_or("full attention".to_owned(), |group| format!("groups of {group}")),
             ),
@@ -110,6 +112,11 @@ impl Steps {
 
     pub(super) fn seconds(&self) -> Seconds {
         Seconds(self.reports.iter().map(|report| report.step_time_ms / 1000.0).collect())
+    }
+
+    /// What the allocator of a GPU held, in bytes.
+    fn device_memory(&self) -> Option<u64> {
+        self.reports.iter().filter_map(|report| report.device_memory_bytes).max()
     }
 
     /// In bytes; 0 where the system does not tell.

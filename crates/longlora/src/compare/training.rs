@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use longlora_llama::write_atomically;
-use longlora_train::{FinetuneConfig, HeldOut, RunFolder};
+use longlora_train::{FinetuneConfig, HeldOut, RunFolder, StepReport};
 use serde::{Deserialize, Serialize};
 
 use super::data::{Text, sha256};
@@ -137,7 +137,7 @@ impl Cost {
         );
         Ok(Self {
             seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
-            peak_memory_bytes: steps.iter().filter_map(|step| step.peak_memory_bytes).max(),
+            peak_memory_bytes: steps.iter().filter_map(StepReport::memory_bytes).max(),
             losses: steps.iter().map(|step| step.loss).collect(),
         })
     }
