@@ -53,7 +53,7 @@ pub use optimizer::Optimizer;
 pub use pretrain::{ModelSizes, PretrainConfig, pretrain};
 pub use row_adam_w::RowAdamW;
 pub use row_gradient::RowGradient;
-pub use run_folder::{Manifest, RunFolder};
+pub use run_folder::{HashedFile, Manifest, RunFolder};
 pub use schedule::{Decay, Schedule};
 pub use session::Outcome;
 pub use step_output::StepOutput;
