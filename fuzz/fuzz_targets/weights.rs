@@ -1,6 +1,7 @@
 //! Any bytes are the weights of a model, or the index of their files, or an error that names the file.
 #![no_main]
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::{env, fs, process};
@@ -59,7 +60,8 @@ fn weights(model: &Path, bytes: &[u8]) {
 
 fn check<T>(read: Result<T, LlamaError>, path: &Path) -> Option<T> {
     read.map_err(|error| {
-        let sentence = error.to_string();
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        let sentence = format!("{error}: {cause}");
         assert!(sentence.contains(&path.display().to_string()), "{sentence}");
         assert!(!sentence.contains(char::is_control) && sentence.len() < 4000, "{sentence}");
     })

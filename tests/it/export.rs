@@ -59,7 +59,7 @@ fn offsets_that_no_other_program_has_are_refused_with_the_reason() {
     for granularity in [RopeGranularity::Head, RopeGranularity::Pair] {
         let llama = adapted(granularity, RopeKind::Linear).merge();
         let error = llama.clone().with_offsets_as_longrope().unwrap_err().to_string();
-        let parts = ["differ between layers", "--rope-offset shared", "--drop-rope-offsets"];
+        let parts = ["differ between layers", "offsets that all share", "drop these"];
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         // Left out, the rest is exported.
         llama.without_offsets().with_offsets_as_longrope().unwrap();

@@ -97,7 +97,7 @@ pub enum EvalError {
     /// A question that the model cannot read as a whole.
     #[error(
         "question `{id}` of {task} has `{tokens}` tokens with its answer, and the model reaches `{room}`; \
-         ask for shorter lengths, or stretch the model with --rope-scaling"
+         ask for shorter lengths, or stretch the model by a RoPE scaling"
     )]
     LongQuestion {
         /// The task.
@@ -149,9 +149,7 @@ pub enum EvalError {
         vocab_size: usize,
     },
     /// A file of answers cannot be read or written.
-    #[error(
-        "`{path}` cannot be read or written; check its folder, or name another file with --results"
-    )]
+    #[error("`{path}` cannot be read or written; check its folder, or name another file")]
     ResultsFile {
         /// The file.
         path: PathBuf,
@@ -159,7 +157,7 @@ pub enum EvalError {
         source: io::Error,
     },
     /// A file of answers that is something else.
-    #[error("`{path}` line `{line}` is no answer ({problem}); name another file with --results")]
+    #[error("`{path}` line `{line}` is no answer ({problem}); name another file")]
     BadResults {
         /// The file.
         path: PathBuf,
@@ -196,7 +194,7 @@ pub enum EvalError {
         depth: f64,
     },
     /// A task that hides needles in texts, and no text.
-    #[error("{task} hides its needles in texts, and these have no words; give others with --data")]
+    #[error("{task} hides its needles in texts, and these have no words; give others")]
     NoEssays {
         /// The task.
         task: String,
@@ -204,14 +202,14 @@ pub enum EvalError {
     /// A task that takes its questions from a file, and no question.
     #[error(
         "{task} takes its questions and documents from a file, and there are none; \
-         give one with --qa-data (SQuAD, HotpotQA or JSONL), or leave {task} out"
+         give one (SQuAD, HotpotQA or JSONL), or leave {task} out"
     )]
     NoQaItems {
         /// The task.
         task: String,
     },
     /// A file of questions that cannot be read.
-    #[error("`{path}` cannot be read; check the path, or name another file with --qa-data")]
+    #[error("`{path}` cannot be read; check the path, or name another file")]
     QaFile {
         /// The file.
         path: PathBuf,
@@ -220,7 +218,7 @@ pub enum EvalError {
     },
     /// A file of questions that is something else.
     #[error(
-        "`{path}` line `{line}` is no question ({source}); give SQuAD's or HotpotQA's JSON, \
+        "`{path}` line `{line}` is no question; give SQuAD's or HotpotQA's JSON, \
          or lines with `question`, `answers` and `context`"
     )]
     BadQaFile {
@@ -232,7 +230,7 @@ pub enum EvalError {
         source: serde_json::Error,
     },
     /// A file of questions, none of which can be judged.
-    #[error("`{path}` has no question with an answer; name another file with --qa-data")]
+    #[error("`{path}` has no question with an answer; name another file")]
     EmptyQaFile {
         /// The file.
         path: PathBuf,

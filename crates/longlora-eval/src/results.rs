@@ -148,7 +148,7 @@ mod tests {
         for contents in [&b"Dear Sir,\nyours\n"[..], b"\xff\xfe\n", b"{\"scores\": []}"] {
             fs::write(&path, contents).unwrap();
             let error = Results::open(&path).unwrap_err().to_string();
-            for part in ["letter.txt", "line `1`", "--results"] {
+            for part in ["letter.txt", "line `1`", "name another file"] {
                 assert!(error.contains(part), "{error}");
             }
             assert_eq!(fs::read(&path).unwrap(), contents);

@@ -284,7 +284,13 @@ mod tests {
         for task in RulerTask::all() {
             check(task, 64, &essays(), &items(), &[task.name(), "`64`", "longer"]);
         }
-        check(RulerTask::NiahSingle2, 2048, &[" \n".to_owned()], &[], &["niah_single_2", "--data"]);
-        check(RulerTask::Qa1, 2048, &essays(), &[], &["qa_1", "--qa-data"]);
+        check(
+            RulerTask::NiahSingle2,
+            2048,
+            &[" \n".to_owned()],
+            &[],
+            &["niah_single_2", "give others"],
+        );
+        check(RulerTask::Qa1, 2048, &essays(), &[], &["qa_1", "from a file", "SQuAD"]);
     }
 }

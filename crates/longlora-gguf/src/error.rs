@@ -8,7 +8,7 @@ use crate::TensorKind;
 #[non_exhaustive]
 pub enum GgufError {
     /// The file system refused.
-    #[error("cannot {action} `{path}`: {source}")]
+    #[error("cannot {action} `{path}`")]
     File {
         /// What was tried.
         action: &'static str,
@@ -371,7 +371,7 @@ pub enum GgufError {
         kind: TensorKind,
     },
     /// Numbers that could not be computed.
-    #[error("cannot compute tensor `{tensor}` for `{path}`: {source}")]
+    #[error("cannot compute tensor `{tensor}` for `{path}`")]
     Compute {
         /// The file.
         path: PathBuf,

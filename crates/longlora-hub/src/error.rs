@@ -30,7 +30,7 @@ pub enum HubError {
         name: String,
     },
     /// There is no place for the cache.
-    #[error("there is no home folder for the cache; set HF_HUB_CACHE or give --cache DIR")]
+    #[error("there is no home folder for the cache; set HF_HUB_CACHE, or name a folder")]
     NoCache,
     /// No answer at all.
     #[error(
@@ -84,7 +84,7 @@ pub enum HubError {
     },
     /// The model has no weights that a whole model could be read from.
     #[error(
-        "`{name}` has neither model.safetensors nor pytorch_model.bin; name what you want of it with --file: it has {}",
+        "`{name}` has neither model.safetensors nor pytorch_model.bin; it has {}; name what you want of it",
         listed(files)
     )]
     NoWeights {
@@ -119,7 +119,7 @@ pub enum HubError {
     },
     /// The connection broke; what came is kept.
     #[error(
-        "the connection broke at byte `{done}` of `{size}` of `{file}` ({reason}); the same command goes on from there"
+        "the connection broke at byte `{done}` of `{size}` of `{file}` ({reason}); another try goes on from there"
     )]
     Interrupted {
         /// The file.
@@ -145,8 +145,8 @@ pub enum HubError {
     },
     /// There is no room left.
     #[error(
-        "the disk is full: `{file}` needs `{size}` bytes below `{folder}`; make room, and the same command goes on, or \
-         choose another --cache"
+        "the disk is full: `{file}` needs `{size}` bytes below `{folder}`; make room, and another try goes on, or \
+         choose another folder for the cache"
     )]
     DiskFull {
         /// The file.
@@ -157,7 +157,7 @@ pub enum HubError {
         folder: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {action} `{path}`: {source}")]
+    #[error("cannot {action} `{path}`")]
     File {
         /// What was tried.
         action: &'static str,

@@ -16,7 +16,7 @@ const REASON: usize = 500;
 #[non_exhaustive]
 pub enum LlamaError {
     /// The file system refused.
-    #[error("cannot {action} `{path}`: {source}{}", advice(.source))]
+    #[error("cannot {action} `{path}`{}", advice(.source))]
     File {
         /// What was tried.
         action: &'static str,
@@ -35,8 +35,7 @@ pub enum LlamaError {
     },
     /// The folder is not an adapter.
     #[error(
-        "`{path}` is not an adapter folder: it has no `adapter_config.json`; give the folder that PEFT wrote, or the \
-         `adapter` of a run"
+        "`{path}` is not an adapter folder: it has no `adapter_config.json`; give the folder that PEFT wrote"
     )]
     NotAnAdapter {
         /// The folder.
@@ -49,7 +48,7 @@ pub enum LlamaError {
         path: PathBuf,
     },
     /// A JSON file that is none, or lacks something.
-    #[error("cannot read `{path}`: {source}")]
+    #[error("cannot read `{path}`")]
     Json {
         /// The file.
         path: PathBuf,
@@ -112,6 +111,18 @@ pub enum LlamaError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// Learned RoPE offsets for which other programs have no place.
+    #[error(
+        "the learned RoPE offsets cannot be written as `longrope` factors: they differ between layers and heads; train \
+         offsets that all share, or drop these and see what that costs"
+    )]
+    OffsetsOfLayers,
+    /// Learned RoPE offsets of frequencies that are not the same for every text.
+    #[error(
+        "the learned RoPE offsets cannot be written as `longrope` factors: dynamic NTK changes with the sequence at \
+         hand, and they do not; train with another RoPE scaling"
+    )]
+    OffsetsOfDynamic,
     /// An option of PEFT that nobody here has heard of, and that may change what is computed.
     #[error(
         "`{path}` has `{}` = `{}`, which this version does not know; it knows PEFT up to 0.18",
@@ -163,7 +174,7 @@ pub enum LlamaError {
         reason: String,
     },
     /// RoPE parameters that cannot be used.
-    #[error("`{path}`: {source}")]
+    #[error("`{path}` has RoPE parameters that cannot be used")]
     Rope {
         /// The file.
         path: PathBuf,
@@ -171,7 +182,7 @@ pub enum LlamaError {
         source: RopeError,
     },
     /// Adapter parameters that cannot be used.
-    #[error("`{path}`: {source}")]
+    #[error("`{path}` describes an adapter that cannot be used")]
     Adapter {
         /// The file.
         path: PathBuf,
@@ -257,7 +268,7 @@ impl LlamaError {
     }
 }
 
-/// What to do about a path that the file system refuses, after its own words.
+/// What to do about a path that the file system refuses.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => "; check the path",

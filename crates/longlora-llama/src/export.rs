@@ -14,16 +14,15 @@ impl Llama {
     /// other program's files.
     ///
     /// # Errors
-    /// [`LlamaError::Inexpressible`], if there are offsets per layer that are not zero, or the scaling below the offsets
-    /// depends on the sequence at hand.
+    /// [`LlamaError::OffsetsOfLayers`], if there are offsets per layer that are not zero; [`LlamaError::OffsetsOfDynamic`],
+    /// if the scaling below the offsets depends on the sequence at hand.
     pub fn with_offsets_as_longrope(mut self) -> Result<Self, LlamaError> {
         self.refuse_offsets_of_layers()?;
         let Some(offset) = self.model.rope_offset.take() else { return Ok(self.without_offsets()) };
         if !is_zero(&offset) {
             let config = &self.config.rope;
             if let RopeScaling::Dynamic { .. } = config.scaling {
-                let reason = "dynamic NTK changes with the sequence at hand, `longrope` factors do not; train with another --rope-scaling";
-                return Err(inexpressible(reason));
+                return Err(LlamaError::OffsetsOfDynamic);
             }
             let seq = config.max_position_embeddings;
             let factors = divisors(&offset, &config.divisors());
@@ -54,20 +53,7 @@ impl Llama {
     fn refuse_offsets_of_layers(&self) -> Result<(), LlamaError> {
         let offsets =
             self.model.layers.iter().filter_map(|block| block.self_attn.rope_offset.as_ref());
-        if offsets.into_iter().all(is_zero) {
-            return Ok(());
-        }
-        Err(inexpressible(
-            "they differ between layers and heads; train with `--rope-offset shared`, or give --drop-rope-offsets and see what that costs",
-        ))
-    }
-}
-
-fn inexpressible(reason: &str) -> LlamaError {
-    LlamaError::Inexpressible {
-        what: "the learned RoPE offsets".to_owned(),
-        format: "`longrope` factors",
-        reason: reason.to_owned(),
+        if offsets.into_iter().all(is_zero) { Ok(()) } else { Err(LlamaError::OffsetsOfLayers) }
     }
 }
 

@@ -27,7 +27,7 @@ pub enum TrainError {
     #[error(transparent)]
     Rope(#[from] RopeError),
     /// The file system refused.
-    #[error("cannot {action} `{path}`: {source}")]
+    #[error("cannot {action} `{path}`")]
     File {
         /// What was tried.
         action: &'static str,
@@ -97,20 +97,24 @@ pub enum TrainError {
         length: usize,
     },
     /// Nothing is overwritten unasked.
-    #[error(
-        "run folder `{path}` exists already; choose another with --out, or go on with --resume {path}"
-    )]
+    #[error("run folder `{path}` exists already; choose another, or resume that run")]
     RunExists {
         /// The folder.
         path: PathBuf,
     },
     /// Two processes in one folder would write over each other.
-    #[error(
-        "another process of longlora works in `{path}`; wait until it is done, or take another folder"
-    )]
+    #[error("another process works in `{path}`; wait until it is done, or take another folder")]
     InUse {
         /// The folder.
         path: PathBuf,
+    },
+    /// What a run noted of its steps was cut off.
+    #[error("a line of `{path}` is torn; resuming the run mends it")]
+    TornMetrics {
+        /// The run's `metrics.jsonl`.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
     },
     /// There is nothing to go on with.
     #[error("`{path}` cannot be resumed: {reason}")]

@@ -108,7 +108,7 @@ impl fmt::Display for MemoryPlan {
             Some(budget) => write!(f, "memory: about {predicted:.1} of {budget:.1}; ")?,
             None => write!(
                 f,
-                "memory: about {predicted:.1}; the driver does not tell how much there is, so name it with --memory; "
+                "memory: about {predicted:.1}; the driver does not tell how much there is, so name it as `training.memory`; "
             )?,
         }
         match kept_blocks {

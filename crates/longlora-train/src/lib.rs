@@ -55,7 +55,7 @@ pub use pretrain::{ModelSizes, PretrainConfig, pretrain};
 pub use rehearsal::Rehearsal;
 pub use row_adam_w::RowAdamW;
 pub use row_gradient::RowGradient;
-pub use run_folder::{Manifest, RunFolder};
+pub use run_folder::{HashedFile, Manifest, RunFolder};
 pub use schedule::{Decay, Schedule};
 pub use session::Outcome;
 pub use step_output::StepOutput;

@@ -1,5 +1,7 @@
 //! AdamW, with its own rates for what is trained.
 
+use std::fmt;
+
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::ParamGroup;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
@@ -20,6 +22,13 @@ pub struct Optimizer {
     pub rates: ModuleLrScheduler,
     /// The same AdamW of an embedding table that is not the head: it keeps moments for the rows seen alone.
     pub table: RowAdamW,
+}
+
+/// Of moments as many as there are weights, not one is shown.
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Optimizer").finish_non_exhaustive()
+    }
 }
 
 impl Optimizer {

@@ -250,15 +250,12 @@ impl RunFolder {
     /// The steps that were taken.
     ///
     /// # Errors
-    /// [`TrainError`], if `metrics.jsonl` cannot be read or a line of it is torn.
+    /// [`TrainError::File`], if `metrics.jsonl` cannot be read; [`TrainError::TornMetrics`], if a line of it is torn.
     pub fn metrics(&self) -> Result<Vec<StepReport>, TrainError> {
         let path = self.path.join("metrics.jsonl");
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
         let steps: serde_json::Result<_> = text.lines().map(serde_json::from_str).collect();
-        steps.map_err(|error| TrainError::NotResumable {
-            path: path.clone(),
-            reason: format!("a line of it is torn ({error}); `--resume` mends it"),
-        })
+        steps.map_err(|source| TrainError::TornMetrics { path, source })
     }
 
     /// The last step that was taken, saved or not.

@@ -5,6 +5,7 @@
 
 mod device;
 mod places;
+mod advice;
 mod devices;
 mod progress;
 mod count;
@@ -40,12 +41,15 @@ mod pretrain;
 mod fetch;
 mod bench;
 
+use std::error::Error;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::{ExitCode, exit};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use longlora_kernels::keep_freed_memory;
 use tracing_subscriber::EnvFilter;
+
+use crate::advice::options;
 
 /// Extends the context window of a LLaMA on its owner's own documents, by LongLoRA: shifted sparse attention in
 /// training, full attention after it, LoRA with norms and embeddings, and, if you want, learnable RoPE offsets.
@@ -163,20 +167,21 @@ struct Stopped(String);
 /// Characters of a cause that are shown.
 const CAUSE: usize = 500;
 
-/// An error with its causes, each said once: most of ours end with their cause already.
+/// An error with its causes, and the options that do what it advises.
 fn in_one_sentence(error: &anyhow::Error) -> String {
-    let mut sentence = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !sentence.contains(&cause) {
-            // A parser may quote all that it was given: a whole book.
-            let end = cause.char_indices().nth(CAUSE).map(|(end, _)| end);
-            sentence = match end {
-                Some(end) => format!("{sentence}: {}..", &cause[..end]),
-                None => format!("{sentence}: {cause}"),
-            };
+    let said = |(depth, error): (usize, &(dyn Error + 'static))| {
+        let mut said = error.to_string();
+        // A parser may quote all that it was given: a whole book.
+        let end = said.char_indices().nth(CAUSE).filter(|_| depth > 0);
+        if let Some((end, _)) = end {
+            said.replace_range(end.., "..");
         }
-    }
-    sentence
+        match options(error) {
+            Some(options) => format!("{said} ({options})"),
+            None => said,
+        }
+    };
+    error.chain().enumerate().map(said).collect::<Vec<_>>().join(": ")
 }
 
 /// Help and version go to standard output, a mistake on the command line to standard error, with exit code 1: clap's own

@@ -40,6 +40,9 @@ impl Progress {
             Event::Reading(reading) => say(&reading.to_string()),
             Event::Planned(plan) => {
                 say(&plan.to_string());
+                if plan.budget.is_none() {
+                    say("--memory names it, too");
+                }
                 if !plan.fits() {
                     say(
                         "this may be more than there is; a shorter context or a smaller batch takes less",

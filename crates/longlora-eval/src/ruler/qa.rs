@@ -227,6 +227,8 @@ fn ask(item: &QaItem, documents: &[&str]) -> Wording {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use rand::SeedableRng;
 
     use super::*;
@@ -290,7 +292,9 @@ mod tests {
     #[test]
     fn another_file_is_an_error_that_says_what_to_do() {
         let check = |contents: &str, parts: &[&str]| {
-            let error = read(contents).unwrap_err().to_string();
+            let error = read(contents).unwrap_err();
+            let cause = error.source().map(ToString::to_string);
+            let error = format!("{error}: {}", cause.unwrap_or_default());
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         };
         check("Dear Sir,", &["questions.json", "line `1`", "SQuAD"]);
@@ -300,7 +304,7 @@ mod tests {
         check(&format!("{good}{{\"question\": \"B?\"}}\n"), &["line `2`", "answers"]);
         check("", &["questions.json", "answer"]);
         let missing = read_qa_items(Path::new("nowhere/questions.json")).unwrap_err().to_string();
-        assert!(missing.contains("nowhere") && missing.contains("--qa-data"), "{missing}");
+        assert!(missing.contains("nowhere") && missing.contains("name another file"), "{missing}");
     }
 
     #[test]

@@ -220,7 +220,7 @@ pub(super) fn write(
         RopeScaling::Dynamic { .. } => {
             return refuse(
                 "dynamic NTK",
-                "it changes with the sequence at hand; export as a Hugging Face folder",
+                "it changes with the sequence at hand; write a Hugging Face folder instead",
             );
         }
         RopeScaling::Yarn { factor, .. } => {

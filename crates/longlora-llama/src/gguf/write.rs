@@ -64,7 +64,7 @@ fn refuse_windows(config: &LlamaConfig) -> Result<(), LlamaError> {
             what: format!("a sliding window of `{window}` tokens"),
             format: "GGUF",
             reason: format!(
-                "llama.cpp would let each of `{context}` tokens see all earlier ones; export as a Hugging Face folder"
+                "llama.cpp would let each of `{context}` tokens see all earlier ones; write a Hugging Face folder instead"
             ),
         }),
     }
