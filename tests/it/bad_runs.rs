@@ -1,16 +1,18 @@
 //! Runs that cannot go on: what is refused, what is kept, and how it is said.
 
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::{Device, TensorData};
 use longlora_llama::{Selection, load_pretrained, read_tensors, write_tensors};
-use longlora_train::{Checkpoint, FolderLock, LearningRates, RunFolder, TrainError};
+use longlora_train::{Checkpoint, FolderLock, HeldOut, LearningRates, RunFolder, TrainError};
 use serde_json::{Value, json};
 
-use crate::fixture::{golden, model_with, write, write_json};
+use crate::fixture::{golden, model_with, read, write, write_json};
 use crate::place::{NEVER, Place, files, metrics, names};
 use crate::random::tokens;
 use crate::sentence;
+use crate::writing::included;
 
 #[test]
 fn changed_data_are_refused() {
@@ -45,6 +47,81 @@ fn another_model_in_the_place_of_the_first_is_refused() {
     );
     write_json(&manifest, &noted);
     place.resume("run").unwrap();
+}
+
+/// 155 tokens a window leave as many windows as 160 do, of fewer tokens; 150 make more of the same tokens, if none are held
+/// out.
+#[test]
+fn settings_that_a_run_did_not_begin_with_are_refused() {
+    let place = Place::new();
+    let cases = [
+        ("seed", 0.05, "seed = 21", "seed = 22"),
+        ("tokens", 0.05, "length = 160", "length = 155"),
+        ("windows", 0.0, "length = 160", "length = 150"),
+    ];
+    for (name, share, from, to) in cases {
+        let mut config = place.config();
+        config.data.held_out = HeldOut::Fraction(share);
+        place.run(name, &config, 1).unwrap();
+        let path = place.path(name).join("config.toml");
+        let begun = fs::read_to_string(&path).unwrap();
+        assert_eq!(begun.matches(from).count(), 1, "{begun}");
+        write(&path, begun.replace(from, to));
+        let error = place.resume(name).unwrap_err();
+        sentence::check(&error, &["`config.toml`", "no longer what the run began with"]);
+    }
+}
+
+/// The same text would be other tokens.
+#[test]
+fn another_tokenizer_is_refused_where_text_is_learned_from() {
+    let mut place = Place::new();
+    let model = model_with(&included(), json!({}));
+    let of_tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    for name in of_tokenizer {
+        fs::copy(included().join(name), model.path().join(name)).unwrap();
+    }
+    place.model = model.path().to_owned();
+    write(&place.path("text.txt"), "And God said unto Noah. ".repeat(200));
+    let mut config = place.config();
+    config.data.path = place.path("text.txt");
+    config.context.length = 64;
+    config.training.steps = 2;
+    place.run("run", &config, 1).unwrap();
+    for name in of_tokenizer {
+        let path = model.path().join(name);
+        let whole = read(&path);
+        write(&path, [&whole[..], b"\n"].concat());
+        let error = place.resume("run").unwrap_err();
+        sentence::check(&error, &[name, "no longer what the run began with"]);
+        write(&path, whole);
+    }
+    place.resume("run").unwrap();
+}
+
+/// A checkpoint or a line of metrics is somebody's work; settings and an empty file are not.
+#[test]
+fn a_run_that_began_is_not_discarded() {
+    let place = Place::new();
+    let discarded = |name: &str, leave: &dyn Fn(&Path)| {
+        let run = RunFolder::create(&place.path(name)).unwrap();
+        leave(run.path());
+        run.discard_unless_begun().unwrap();
+        !place.path(name).exists()
+    };
+    assert!(!discarded("saved", &|run| fs::create_dir(run.join("checkpoints")).unwrap()));
+    assert_eq!(names(&place.path("saved")), ["checkpoints"]);
+    assert!(!discarded("stepped", &|run| write(&run.join("metrics.jsonl"), "{}\n")));
+    assert_eq!(names(&place.path("stepped")), ["metrics.jsonl"]);
+    let prepare = |run: &Path| {
+        write(&run.join("config.toml"), "seed = 1\n");
+        write(&run.join("metrics.jsonl"), "");
+    };
+    assert!(discarded("prepared", &prepare));
+    // A folder that was there before is its owner's; what was put into it is not.
+    fs::create_dir(place.path("owned")).unwrap();
+    assert!(!discarded("owned", &prepare));
+    assert_eq!(names(&place.path("owned")), Vec::<String>::new());
 }
 
 #[test]

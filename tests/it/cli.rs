@@ -194,6 +194,58 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     assert!(text(&output.stdout).contains("256"));
 }
 
+/// Of its findings, a loss that is lower than another has a minus.
+#[test]
+fn a_table_shows_what_each_model_would_be_measured_as() {
+    let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));
+    let here = folder.path();
+    let held_out: Vec<usize> = (0..700).map(|i| (i * i / 3 + 2 * i) % 96).collect();
+    fs::write(here.join("held.json"), format!("{held_out:?}")).expect("a small file");
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let more = ["--steps", "8", "--lr", "3e-3", "--accumulation", "1", "--warmup-steps", "0"];
+    let more = [&more[..], &["--eval-data", "held.json", "--out", "run"]].concat();
+    let output = longlora(here, &finetune(model, &more));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report = json(&here.join("run/report.json"));
+
+    let eval = ["eval", "perplexity", "--model", model, "--data", "held.json", "--json"];
+    let eval = [&eval[..], &["--lengths", "128,256"]].concat();
+    let rows: [(&str, &[&str]); 5] = [
+        ("base, untouched", &[]),
+        ("base, position interpolation", &["--rope-scaling", "linear"]),
+        ("base, YaRN", &["--rope-scaling", "yarn"]),
+        ("fine-tuned, full attention", &["--adapter", "run/adapter"]),
+        ("fine-tuned, sparse attention", &["--adapter", "run/adapter", "--attention", "shifted"]),
+    ];
+    let mut losses = vec![];
+    for (index, (name, options)) in rows.into_iter().enumerate() {
+        let row = &report["perplexity"]["rows"][index];
+        assert_eq!(row["model"], name);
+        let output = longlora(here, &[&eval[..], options].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let measured: Value = serde_json::from_slice(&output.stdout).expect("a table");
+        for length in ["128", "256"] {
+            let [ours, theirs] =
+                [row, &measured["rows"][0]].map(|row| &row["cells"][length]["nll_sum"]);
+            assert_eq!(ours, theirs, "{name} at {length} tokens");
+        }
+        let cell = &row["cells"]["256"];
+        let [sum, tokens] = ["nll_sum", "tokens"].map(|key| cell[key].as_f64().expect("a number"));
+        losses.push(sum / tokens);
+    }
+    for (index, loss) in losses.iter().enumerate() {
+        assert!(!losses[..index].contains(loss), "two rows are the same: {losses:?}");
+    }
+    for (index, other) in [(1, "position interpolation"), (2, "YaRN")] {
+        let change = losses[3] - losses[index];
+        assert!(change.abs() > 1e-3, "nothing was learned: {losses:?}");
+        let finding = report["findings"][index - 1].as_str().expect("a sentence");
+        assert!(finding.contains(&format!("by {change:+.4}")), "{finding}");
+        assert!(finding.contains(&format!("against {other} alone")), "{finding}");
+    }
+}
+
 #[test]
 fn a_dry_run_says_what_would_be_read_trained_and_held_in_memory() {
     let folder = with_ids((0..4000).map(|i| i * 7 % 96));

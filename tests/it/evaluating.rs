@@ -4,11 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use serde_json::Value;
+use burn::tensor::Device;
+use longlora_attention::{AttentionPattern, GroupSize, Shift};
+use longlora_eval::{PerplexityConfig, Protocol, divergence};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::by_hand::{self, choice, logits};
 use crate::cli::{check_mistake, longlora, text};
 use crate::fixture::golden;
+use crate::random::{config, redraw, tokens};
 
 /// The model inside the program: 256 tokens of context, a tokenizer of its own.
 fn model() -> String {
@@ -175,6 +180,32 @@ fn a_pattern_is_compared_with_full_attention() {
     assert!(by_position.contains("120 to 127"), "{by_position}");
 }
 
+/// What the three windows predict and the protocol scores, token by token.
+#[test]
+fn a_divergence_is_the_mean_of_its_definition_over_what_is_scored() {
+    let llama = redraw(config(json!({})).init(&Device::default()), 5);
+    let (group_size, shift) = (GroupSize::Tokens(4), Shift::HalfHeads);
+    let pattern = AttentionPattern::Shifted { group_size, shift };
+    let text = tokens(22, 37, 6);
+    let mut rows = vec![];
+    for (window, unscored) in [(0..10, 0), (6..16, 3), (12..22, 3)] {
+        let [full, sparse] =
+            [AttentionPattern::Full, pattern].map(|it| logits(&llama, &text[window.clone()], it));
+        rows.extend(full.into_iter().zip(sparse).take(9).skip(unscored));
+    }
+    let nats: f64 = rows.iter().map(|(full, sparse)| by_hand::divergence(full, sparse)).sum();
+    let same = rows.iter().filter(|(full, sparse)| choice(full) == choice(sparse)).count();
+
+    let protocol = Protocol::LastTokens { stride: 6 };
+    let config = PerplexityConfig { length: 10, protocol, pattern, max_tokens: None };
+    let measured = divergence(&llama, &[text], &config, &mut |_, _| {}).unwrap();
+
+    assert_eq!((measured.windows, measured.tokens, rows.len()), (3, 21, 21));
+    let error = measured.divergence / (nats / 21.0) - 1.0;
+    assert!(error.abs() < 1e-4, "{} instead of {}", measured.divergence, nats / 21.0);
+    assert_eq!(measured.same_choice, same as f64 / 21.0);
+}
+
 /// A comparison of the embedded model, too short to learn anything: its report, and what it said meanwhile.
 fn comparison(here: &Path, out: &str, methods: &str, seeds: &str) -> (Value, String) {
     let args = ["compare", "--out", out, "--methods", methods, "--seeds", seeds, "--steps", "2"];
@@ -226,16 +257,36 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     assert_eq!(third["runs"], second["runs"]);
 }
 
+/// Extends the included model from 256 to 512 tokens in one step: `run/adapter`.
+fn train(here: &Path) {
+    let (model, data) = (model(), asset("text/train/shakespeare_lear.txt"));
+    let args = ["finetune", "--model", &model, "--data", &data, "--context-length", "512"];
+    let more = ["--steps", "1", "--accumulation", "1", "--no-eval", "--out", "run"];
+    succeed(here, &[&args[..], &more].concat());
+}
+
+#[test]
+fn answers_with_an_adapter_are_not_those_without() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    train(here);
+    let model = model();
+    let base = ["eval", "passkey", "--model", &model, "--lengths", "250", "--depths", "0.5"];
+    let with = [&base[..], &["--adapter", "run/adapter"]].concat();
+    let (base, with): (&[&str], &[&str]) = (&base, &with);
+    for (args, lines) in [(base, 1), (with, 2), (base, 2), (with, 2)] {
+        succeed(here, args);
+        let results = fs::read_to_string(here.join("results/passkey.jsonl")).unwrap();
+        assert_eq!(results.lines().count(), lines, "{args:?}");
+    }
+}
+
 #[test]
 fn a_gate_fails_with_exit_code_two() {
     let folder = TempDir::new().unwrap();
     let here = folder.path();
     let (model, data) = (model(), asset("text/held-out/shakespeare_hamlet.txt"));
-    let train = asset("text/train/shakespeare_lear.txt");
-    let args = ["finetune", "--model", &model, "--data", &train, "--context-length", "512"];
-    let args =
-        [&args[..], &["--steps", "1", "--accumulation", "1", "--no-eval", "--out", "run"]].concat();
-    succeed(here, &args);
+    train(here);
     let gate = |limit: &str| {
         let args =
             ["eval", "retention", "--model", &model, "--adapter", "run/adapter", "--data", &data];

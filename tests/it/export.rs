@@ -3,9 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use longlora_adapters::{AdapterConfig, RopeGranularity, RopeKind, RopeOffsetConfig, RopeScaling};
+use longlora_attention::AttentionPattern;
 use longlora_llama::{Llama, Selection, agreement, collect, load_pretrained, save_pretrained};
 use serde_json::json;
 
+use crate::by_hand::{choice, divergence, logits};
 use crate::fixture;
 use crate::random::{config, redraw, tokens};
 
@@ -22,6 +24,35 @@ fn adapted(granularity: RopeGranularity, kind: RopeKind) -> Llama {
     };
     // Offsets and B matrices are zero at first.
     redraw(base.attach(&adapters, 0), 1).valid()
+}
+
+/// At the beginning of the text, from whole logits in f64.
+#[test]
+fn an_agreement_is_what_its_definition_says() {
+    let [first, second] =
+        [1, 2].map(|seed| redraw(config(json!({})).init(&Device::default()), seed));
+    let text = tokens(40, VOCAB, 3);
+    let [a, b] = [&first, &second].map(|llama| logits(llama, &text, AttentionPattern::Full));
+    let rows = || a.iter().zip(&b);
+    let nats: f64 = rows().map(|(a, b)| divergence(a, b)).sum();
+    let same = rows().filter(|(a, b)| choice(a) == choice(b)).count();
+    let largest = |entries: Vec<f64>| entries.into_iter().fold(0.0, f64::max);
+    let apart = rows().flat_map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()));
+    let magnitudes = a.iter().flatten().map(|logit| logit.abs());
+
+    let parts = agreement(&first, &second, &text);
+
+    assert_eq!(parts.iter().map(|part| part.first_position).collect::<Vec<_>>(), [0, 24]);
+    let part = &parts[0];
+    assert_eq!((part.positions, part.same_choice), (40, same));
+    assert!(same < 40, "two models that choose the same everywhere");
+    for (ours, by_hand) in [
+        (part.mean_divergence, nats / 40.0),
+        (part.largest_difference, largest(apart.collect())),
+        (part.largest_logit, largest(magnitudes.collect())),
+    ] {
+        assert!((ours / by_hand - 1.0).abs() < 1e-5, "{ours} instead of {by_hand}: {part:?}");
+    }
 }
 
 #[track_caller]

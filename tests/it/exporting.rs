@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use burn::tensor::TensorData;
+use longlora_data::Tokenizer;
 use longlora_llama::{read_tensors, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -359,5 +360,31 @@ fn what_an_interrupted_export_leaves_is_cleared_by_the_next() {
         check_done(folder.path(), out, &args);
         assert!(!names(here).contains(&partial), "{:?}", names(here));
         assert!(!target.join("leftover").exists());
+    }
+}
+
+/// A folder's tokenizer is copied, a file's is written out.
+#[test]
+fn a_model_that_was_trained_whole_has_its_tokenizer_with_it() {
+    let folder = folder();
+    let here = folder.path();
+    check_done(here, "base.gguf", &convert(utf8(&included()), "base.gguf", &[]));
+    let book = included().join("../text/train/shakespeare_lear.txt");
+    let tokens = |model: &Path| {
+        let tokenizer = Tokenizer::read(model).expect("a tokenizer");
+        tokenizer.encode("And God said").expect("words")
+    };
+    for (base, out) in [(utf8(&included()), "of-folder"), ("base.gguf", "of-file")] {
+        let args = ["finetune", "--full", "--model", base, "--data", utf8(&book), "--out", out];
+        let size = ["--context-length", "512", "--steps", "1", "--accumulation", "1", "--no-eval"];
+        let output = longlora(here, &[&args[..], &size].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+        let model = here.join(out).join("model");
+        let of_tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+        let files = [&["config.json", "model.safetensors"], &of_tokenizer[..]].concat();
+        assert_eq!(names(&model), files);
+        assert_eq!(tokens(&model), tokens(&included()));
+        assert!(written(here, &["--model", utf8(&model)]).starts_with("And God said"));
     }
 }

@@ -11,6 +11,7 @@ mod server; // HTTP, one request per connection
 mod random; // random models and batches, from seeds
 mod place; // a folder in which runs are made
 mod sentence; // what an error has to be
+mod by_hand; // logits, and what follows from them, in f64
 
 // Against other programs.
 mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaMA
@@ -24,6 +25,7 @@ mod golden_stories; // transformers: the same of a real small model, up to 2,048
 
 // Against our own slow paths.
 mod exactness; // the block-wise step and the chunked loss equal plain autodiff; burn's learner equals our loop
+mod dropping; // layers and tiles drop entries of their own
 mod offloading; // inputs that wait in the host's memory change no bit
 mod generate; // writing with a cache is writing without one; streaming is what its definition says
 mod causality; // no token depends on a later one, by the Jacobian of the whole model

@@ -15,7 +15,8 @@ use longlora_llama::{
 };
 use longlora_train::{
     Event, Execution, FinetuneConfig, HeldOut, ModelConfig, ModelSizes, Optimizer, Outcome,
-    PretrainConfig, RunFolder, StepBatch, StepReport, Stop, Trainee, TrainingConfig, pretrain,
+    PretrainConfig, RunFolder, StepBatch, StepReport, Stop, Trainee, TrainingConfig,
+    clip_by_global_norm, held_out_documents, pretrain,
 };
 use serde_json::json;
 
@@ -135,11 +136,7 @@ fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
 fn a_table_trained_by_rows_ends_where_the_whole_table_does() {
     for weight_decay in [0.0, 0.1] {
         let place = Place::new();
-        let documents: Vec<_> = (0..9).map(|n| tokens(150 + 31 * n, 40, n as u64)).collect();
-        write_json(&place.path("data.json"), &json!(documents));
-        let mut config = place.config();
-        adapters(&mut config).lora.as_mut().unwrap().dropout = 0.0;
-        config.data.held_out = HeldOut::Fraction(0.0);
+        let (mut config, documents) = of_few_tokens(&place);
         config.training.max_grad_norm = 0.0;
         config.training.weight_decay = weight_decay;
         let Outcome::Finished(by_rows) = place.run("run", &config, NEVER).unwrap() else {
@@ -149,14 +146,46 @@ fn a_table_trained_by_rows_ends_where_the_whole_table_does() {
         let kept = read_tensors(&kept).unwrap()["moment_1"].shape().to_vec();
         assert_eq!(kept, [40, by_rows.config.hidden_size], "rows that never occurred are kept");
 
-        let whole = trained_whole(&config, documents);
+        let (whole, _) = trained_whole(&config, documents);
         let selection = config.selection();
         assert_eq!(collect(&by_rows, &selection), collect(&whole, &selection));
     }
 }
 
-/// The steps of `config` with every gradient and moment whole.
-fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
+/// A run over documents that have 40 of the model's 96 tokens, none of them held out; and those documents.
+fn of_few_tokens(place: &Place) -> (FinetuneConfig, Vec<Vec<u32>>) {
+    let documents: Vec<_> = (0..9).map(|n| tokens(150 + 31 * n, 40, n as u64)).collect();
+    write_json(&place.path("data.json"), &json!(documents));
+    let mut config = place.config();
+    config.data.held_out = HeldOut::Fraction(0.0);
+    (config, documents)
+}
+
+/// With so large an epsilon a step is as long as its gradient, so that clipping shows in the norms of the steps behind it.
+#[test]
+fn a_run_is_clipped_by_the_norm_of_all_that_it_trains() {
+    let place = Place::new();
+    let (mut config, documents) = of_few_tokens(&place);
+    config.training.epsilon = 1e-2;
+    config.training.max_grad_norm = 0.05;
+    place.run("run", &config, NEVER).unwrap();
+    let ours: Vec<f64> =
+        metrics(&place.path("run")).iter().map(|report| report.grad_norm).collect();
+    let close = |theirs: &[f64], tolerance: f64| {
+        assert_eq!(ours.len(), theirs.len());
+        ours.iter().zip(theirs).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < tolerance)
+    };
+
+    let (_, theirs) = trained_whole(&config, documents.clone());
+    assert!(theirs.iter().all(|&norm| norm > 0.05), "nothing would be clipped: {theirs:?}");
+    assert!(close(&theirs, 1e-4), "{ours:?} instead of {theirs:?}");
+    config.training.max_grad_norm = 0.0;
+    let (_, unclipped) = trained_whole(&config, documents);
+    assert!(!close(&unclipped, 1e-3), "it makes no difference here: {unclipped:?}");
+}
+
+/// The steps of `config` with every gradient and moment whole; the norms before clipping, too.
+fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> (Llama, Vec<f64>) {
     let device = Device::default().autodiff();
     let mut llama = load_pretrained(&config.model.path, &device).unwrap();
     let length = config.context.length;
@@ -171,13 +200,42 @@ fn trained_whole(config: &FinetuneConfig, documents: Vec<Vec<u32>>) -> Llama {
         max_grad_norm: None,
         execution: Execution::SMALLEST,
     };
-    let mut optimizer = Optimizer::new(training, 0);
+    let (mut optimizer, mut norms) = (Optimizer::new(training, 0), vec![]);
+    let limit = training.max_grad_norm;
+    let max_norm = if limit > 0.0 { limit } else { f64::INFINITY };
     for number in 0..training.steps {
-        let batch = StepBatch { micro_batches: stream.step(number), dropout: Dropout::new(0) };
+        let dropout = Dropout::new(config.seed).part(number + 1);
+        let batch = StepBatch { micro_batches: stream.step(number), dropout };
         let grads = TrainStep::step(&trainee, batch).grads;
+        let (grads, norm) = clip_by_global_norm(&trainee.llama, grads, max_norm);
+        norms.push(norm);
         trainee = optimizer.adam_w.step(optimizer.rates.step(), trainee, grads);
     }
-    trainee.llama.valid()
+    (trainee.llama.valid(), norms)
+}
+
+#[test]
+fn what_is_held_out_is_not_learned_from() {
+    let place = Place::new();
+    let text: Vec<u32> = (0..9).flat_map(|n| tokens(150 + 31 * n, 96, n as u64)).collect();
+    assert_eq!(text.len(), 2466);
+    let mut config = place.config();
+    config.training.steps = 1;
+    let learned_from = |name: &str, config: &FinetuneConfig| {
+        place.run(name, config, NEVER).unwrap();
+        let manifest = json_of(&place.path(name).join("manifest.json"));
+        ["data_tokens", "data_windows"].map(|count| manifest[count].as_u64().unwrap())
+    };
+    // Four of sixteen windows, and the last one, which is short.
+    config.data.held_out = HeldOut::Fraction(0.25);
+    assert_eq!(learned_from("run", &config), [11 * 160, 11]);
+    assert_eq!(held_out_documents(&config).unwrap().concat(), text[11 * 160..]);
+
+    let other = [tokens(200, 96, 77), tokens(30, 96, 78)];
+    write_json(&place.path("other.json"), &json!(other));
+    config.data.held_out = HeldOut::Path(place.path("other.json"));
+    assert_eq!(learned_from("other", &config), [2466, 16]);
+    assert_eq!(held_out_documents(&config).unwrap(), other);
 }
 
 /// Without its moments a table would go on as if it had just begun.

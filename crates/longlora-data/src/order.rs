@@ -18,18 +18,9 @@ pub enum Order {
 }
 
 impl Order {
-    /// The window drawn `n`-th since training began, counted from 0 and across epochs.
+    /// The windows of consecutive draws, counted from 0 since training began and across epochs.
     ///
-    /// Depends on the arguments alone. For draws that follow each other, ask
-    /// [`windows_at`](Self::windows_at): it shuffles once per epoch, not once per draw.
-    ///
-    /// # Panics
-    /// If `windows` is 0.
-    pub fn window_at(self, n: u64, windows: usize) -> usize {
-        self.windows_at(n..n + 1, windows)[0]
-    }
-
-    /// The windows of consecutive draws.
+    /// Depends on the arguments alone.
     ///
     /// # Panics
     /// If `windows` is 0.
@@ -141,9 +132,8 @@ mod tests {
         fn a_draw_depends_on_its_number_alone(seed: u64, start in 0..500u64, windows in 1..20usize) {
             let order = Order::Shuffled { seed };
             let together = order.windows_at(start..start + 50, windows);
-            let backwards = (0..50).rev().map(|n| order.window_at(start + n, windows));
-            let mut alone: Vec<_> = backwards.collect();
-            alone.reverse();
+            let draw = |number| order.windows_at(number..number + 1, windows);
+            let alone: Vec<_> = (start..start + 50).flat_map(draw).collect();
             prop_assert_eq!(together, alone);
         }
     }

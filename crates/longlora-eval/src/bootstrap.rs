@@ -85,7 +85,8 @@ fn standard_error(pieces: &[(f64, f64)], mean: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Of 2,000 samples that differ from nothing by chance alone, about every twentieth interval may exclude zero.
+    /// Of 400 samples of each size, which differ from nothing by chance alone, about every twentieth interval may exclude
+    /// zero.
     #[test]
     fn few_pieces_do_not_pretend_to_know() {
         let mut random = ChaCha8Rng::seed_from_u64(9);
@@ -100,6 +101,25 @@ mod tests {
             let share = wrong as f64 / 400.0;
             assert!(share <= most + 0.02, "{pieces} pieces: {share} instead of 0.05");
         }
+    }
+
+    /// Nor to know less than they do.
+    #[test]
+    fn few_pieces_have_the_interval_of_students_t() {
+        let check = |last: u32, quantile: f64, deviation: f64| {
+            let pieces: Vec<(f64, f64)> = (1..=last).map(|n| (1.0, f64::from(n))).collect();
+            let Interval { mean, low, high } = bootstrap(&pieces, 0).unwrap();
+            let width = quantile * deviation / f64::from(last).sqrt();
+            assert_eq!(mean, f64::from(last + 1) / 2.0);
+            for (end, expected) in [(low, mean - width), (high, mean + width)] {
+                assert!((end - expected).abs() < 1e-12, "{end} instead of {expected}");
+            }
+        };
+        check(2, 12.706, 0.5f64.sqrt());
+        check(3, 4.303, 1.0);
+        check(5, 2.776, 2.5f64.sqrt());
+        check(15, 2.145, 20f64.sqrt());
+        assert_eq!([15, 16, 400].map(half_width), [2.145, 1.960, 1.960]);
     }
 
     #[test]

@@ -140,3 +140,83 @@ fn ask(
         answers: question.answers.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::slice;
+
+    use burn::tensor::Device;
+    use longlora_data::train_byte_level_bpe;
+    use longlora_llama::LlamaConfig;
+    use serde_json::json;
+
+    use super::*;
+    use crate::Scoring;
+
+    /// One block with random weights, and a token for each byte.
+    fn examinee(key: &str) -> Examinee {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": 258, "max_position_embeddings": 64,
+        });
+        let config = config.as_object().unwrap().clone();
+        let config = LlamaConfig::from_hugging_face(config, Path::new("tiny")).unwrap();
+        let llama = config.init(&Device::default());
+        Examinee { llama, name: "tiny".to_owned(), key: key.to_owned(), room: 64 }
+    }
+
+    fn question() -> Question {
+        Question {
+            task: "sums".to_owned(),
+            id: "0".to_owned(),
+            text: "Two and two".to_owned(),
+            opening: " is".to_owned(),
+            answers: vec!["4".to_owned()],
+            scoring: Scoring::Exact,
+            length: 0,
+            depth: None,
+            max_new_tokens: 2,
+        }
+    }
+
+    fn but(change: fn(&mut Question)) -> Question {
+        let mut other = question();
+        change(&mut other);
+        other
+    }
+
+    #[test]
+    fn an_answer_is_of_its_model_and_its_question_and_neither_is_asked_twice() {
+        let prompter = Prompter::text(train_byte_level_bpe(["a"].into_iter(), 258).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.jsonl");
+        let mut results = Results::open(&path).unwrap();
+        let mut lines_after = |examinee: &Examinee, question: &Question| {
+            let questions = slice::from_ref(question);
+            exam(examinee, &prompter, questions, &mut results, &mut |_, _| {}).unwrap();
+            fs::read_to_string(&path).unwrap().lines().count()
+        };
+        let (base, tuned) = (examinee("base"), examinee("tuned"));
+        let others = [
+            but(|it| it.task = "products".to_owned()),
+            but(|it| it.id = "1".to_owned()),
+            but(|it| it.text = "Two and six".to_owned()),
+            but(|it| it.opening = " = ".to_owned()),
+            but(|it| it.answers = vec!["5".to_owned()]),
+            but(|it| it.answers.push("four".to_owned())),
+            but(|it| it.max_new_tokens = 3),
+        ];
+        assert_eq!(lines_after(&base, &question()), 1);
+        assert_eq!(lines_after(&tuned, &question()), 2);
+        for (index, other) in others.iter().enumerate() {
+            assert_eq!(lines_after(&base, other), 3 + index, "{other:?}");
+        }
+        for question in others.iter().chain([&question()]) {
+            assert_eq!(lines_after(&base, question), 9, "{question:?} was asked twice");
+        }
+        assert_eq!(lines_after(&tuned, &question()), 9);
+    }
+}

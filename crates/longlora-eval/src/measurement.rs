@@ -277,6 +277,50 @@ mod tests {
     }
 
     #[test]
+    fn positions_are_averaged_and_the_mean_has_no_standard_error() {
+        let with = |nll_sum| {
+            let error = Some(0.5);
+            let bin =
+                PositionBin { start: 1, end: 2, tokens: 3, nll_sum, nll_standard_error: error };
+            Measurement { positions: vec![bin], ..measurement("same", &[(4, 4.0)]) }
+        };
+        let average = Measurement::average(&[with(2.0), with(5.0)]).unwrap();
+        let [bin] = average.positions.as_slice() else { panic!("{average:?}") };
+        assert_eq!((bin.start, bin.tokens, bin.nll_sum), (1, 3, 3.5));
+        assert_eq!(bin.nll_standard_error, None);
+        assert_eq!(Measurement::average(&[with(2.0)]).unwrap(), with(2.0));
+        let without = Measurement { positions: vec![], ..with(0.0) };
+        let unknown = Measurement::average(&[with(2.0), without]).unwrap();
+        assert!(unknown.positions[0].nll_sum.is_nan());
+    }
+
+    /// Two stretches of each document, of `n` tokens and as many nats less one, for `n` from 1 on.
+    fn two_stretches_each(documents: usize) -> Measurement {
+        let stretch = |n: usize| Stretch {
+            document: n / 2,
+            start: 10 * (n % 2),
+            tokens: n + 1,
+            nll_sum: n as f64,
+        };
+        let stretches = (0..2 * documents).map(stretch).collect();
+        Measurement::new(10, 2 * documents, "same".to_owned(), stretches)
+    }
+
+    #[test]
+    fn ten_documents_are_the_pieces_of_evidence_and_of_nine_it_is_their_stretches() {
+        let interval = |documents: usize| {
+            let measured = two_stretches_each(documents);
+            let mut nothing = measured.clone();
+            nothing.stretches.iter_mut().for_each(|stretch| stretch.nll_sum = 0.0);
+            paired_difference(&measured, &nothing).unwrap().interval.unwrap()
+        };
+        let documents = (0..10).map(|n| (f64::from(4 * n + 3), f64::from(4 * n + 1)));
+        assert_eq!(Some(interval(10)), bootstrap(&documents.collect::<Vec<_>>(), SEED));
+        let stretches = (0..18).map(|n| (f64::from(n + 1), f64::from(n)));
+        assert_eq!(Some(interval(9)), bootstrap(&stretches.collect::<Vec<_>>(), SEED));
+    }
+
+    #[test]
     fn other_windows_are_not_compared() {
         let (a, b) = (measurement("a1", &[(4, 5.0)]), measurement("b2", &[(4, 5.0)]));
         let error = paired_difference(&a, &b).unwrap_err().to_string();

@@ -295,8 +295,10 @@ mod tests {
             last.text.len(),
             [DESCRIPTION, information, QUESTION].map(str::len).iter().sum::<usize>() + garbage + 4
         );
-        // The same ten draws of where it stands, in other bounds, at every length.
-        assert_eq!(questions[0].answers.len(), 1);
+        // Its place, 2,732, is within the bounds of every length, so that the number is the next draw at all of them.
+        for trial in questions.iter().step_by(2) {
+            assert_eq!(trial.answers, ["43568"], "{}", trial.id);
+        }
         let expected =
             format!("The pass key is {0}. Remember it. {0} is the pass key.", last.answers[0]);
         assert_eq!(information, expected);
@@ -327,6 +329,7 @@ mod tests {
         let (before, after) = line(&questions[2]);
         assert!(before.abs_diff(after) <= GARBAGE.len() + 1);
         assert_ne!(questions[0].answers, questions[1].answers);
+        assert!(questions.iter().all(|question| question.max_new_tokens == 8));
         assert_eq!(questions, passkey_questions(&protocol, 7, &prompter).unwrap());
     }
 
@@ -337,6 +340,7 @@ mod tests {
         assert_eq!(questions.len(), 12);
         assert!(questions[0].text.contains("there.\n\nThe pass key"));
         assert!(questions[9].text.len() > questions[6].text.len() + 490);
+        assert!(questions.iter().all(|question| question.max_new_tokens == 10));
     }
 
     #[test]

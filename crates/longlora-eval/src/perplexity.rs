@@ -379,6 +379,33 @@ mod tests {
     }
 
     #[test]
+    fn positions_are_counted_from_the_start_of_a_window_and_overlapping_ones_are_no_evidence() {
+        // A token costs as many nats as tokens stand before it in its window.
+        let nll = |tokens: &[u32], unscored: usize| {
+            (unscored + 1..tokens.len()).map(|before| before as f32).collect::<Vec<f32>>()
+        };
+        let positions = |protocol| {
+            let documents = [tokens(22, 1)];
+            let measured =
+                perplexity_by(nll, 31, &documents, &config(10, protocol), &mut |_, _| {}).unwrap();
+            measured.positions
+        };
+        // Three windows, of which the second and the third do not score their first three predictions.
+        let last_tokens = positions(Protocol::LastTokens { stride: 6 });
+        assert_eq!(last_tokens.len(), 9);
+        for bin in &last_tokens {
+            let windows = if bin.start < 4 { 1 } else { 3 };
+            assert_eq!((bin.tokens, bin.nll()), (windows, bin.start as f64), "{bin:?}");
+            assert_eq!(bin.nll_standard_error.is_some(), windows > 1, "{bin:?}");
+        }
+        let overlapping = positions(Protocol::WholeWindows { stride: Some(3) });
+        assert_eq!(overlapping.len(), 9);
+        for bin in &overlapping {
+            assert_eq!((bin.tokens, bin.nll_standard_error), (5, None), "{bin:?}");
+        }
+    }
+
+    #[test]
     fn progress_counts_windows() {
         let mut seen = vec![];
         let documents = [tokens(13, 1)];

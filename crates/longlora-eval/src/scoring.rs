@@ -79,3 +79,54 @@ fn same_number(number: &str, answer: &str) -> bool {
     let bare = |digits: &str| digits.trim().trim_start_matches('0').to_owned();
     bare(number) == bare(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(scoring: &Scoring, answers: &[&str], cases: &[(&str, f64)]) {
+        let answers: Vec<String> = answers.iter().map(|&answer| answer.to_owned()).collect();
+        for &(output, expected) in cases {
+            assert_eq!(scoring.score(output, &answers), expected, "{scoring:?} of `{output}`");
+        }
+    }
+
+    #[test]
+    fn an_exact_answer_is_one_of_the_right_ones_and_nothing_else() {
+        let cases = [(" 12\n", 1.0), ("34", 1.0), ("123", 0.0), ("is 12", 0.0), ("012", 0.0)];
+        check(&Scoring::Exact, &["12", " 34"], &cases);
+        check(&Scoring::Exact, &["Oslo"], &[("Oslo", 1.0), ("oslo", 0.0)]);
+    }
+
+    #[test]
+    fn a_first_number_is_found_whatever_follows_it() {
+        let cases = [
+            (" 12. And 7", 1.0),
+            ("the 012", 1.0),
+            ("34", 1.0),
+            ("7, not 12", 0.0),
+            ("123", 0.0),
+            ("twelve", 0.0),
+        ];
+        check(&Scoring::FirstNumber, &["12", "34"], &cases);
+    }
+
+    #[test]
+    fn all_of_the_words_or_any_of_them_are_asked_for() {
+        let words = ["apple", "Pear"];
+        let output = ["no fruit", "an APPLE", "pears and apples"];
+        let shares: [f64; 3] = [0.0, 0.5, 1.0];
+        check(&Scoring::AllOf, &words, &[0, 1, 2].map(|n| (output[n], shares[n])));
+        check(&Scoring::AnyOf, &words, &[0, 1, 2].map(|n| (output[n], shares[n].ceil())));
+        for scoring in [Scoring::AllOf, Scoring::AnyOf] {
+            check(&scoring, &[], &[("an apple", 0.0)]);
+        }
+    }
+
+    #[test]
+    fn of_a_first_line_the_rest_does_not_count() {
+        let scoring = Scoring::FirstLine(Box::new(Scoring::AnyOf));
+        check(&scoring, &["apple"], &[("\nan apple\na pear", 1.0), ("a pear\nan apple", 0.0)]);
+    }
+}

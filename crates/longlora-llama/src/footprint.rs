@@ -258,3 +258,57 @@ fn own(layer: &LoraLinear) -> usize {
     let decomposed = if update.magnitude.is_some() { 2 * d_output } else { 0 };
     update.lora_b.lazy_shape()[0] + dropped + decomposed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number another one, so that none can stand for another.
+    const SMALL: Footprint = Footprint {
+        weights: 1_000,
+        read: 17,
+        widened: 10,
+        state: 300,
+        logits: 7,
+        blocks: 4,
+        input: 2,
+        per_token: 3,
+        of_attention: 5,
+        of_mlp: 11,
+        inside_mlp: 13,
+    };
+
+    /// Two micro-batches of 5,000 tokens, and three gradients of 100 bytes, of which `state` holds one: `inputs` inputs of
+    /// blocks per token, and `of_blocks` bytes in blocks.
+    #[track_caller]
+    fn check(footprint: Footprint, kept: usize, away: bool, inputs: u64, of_blocks: u64) {
+        let per_token = 10_000 * (3 + 2 * inputs);
+        let inside_tiles = 2 * 4_096 * 13;
+        let expected = 1_000 + 2 * 10 + 500 + 7 + per_token + of_blocks + inside_tiles;
+        let found = footprint.peak(2, 5_000, 3, kept, away);
+        assert_eq!(found, expected, "{kept} blocks kept, inputs away: {away}");
+    }
+
+    #[test]
+    fn a_step_holds_all_its_terms() {
+        let run_again = 10_000 * 5 + 2 * 4_096 * 11;
+        let of_a_block = 10_000 * (5 + 11);
+        check(SMALL, 0, false, 4, run_again);
+        check(SMALL, 1, false, 4, of_a_block);
+        check(SMALL, 4, false, 4, 4 * of_a_block);
+        // What is on its way, and what is kept with its block.
+        check(SMALL, 0, true, 2, run_again);
+        check(SMALL, 3, true, 3, 3 * of_a_block);
+        check(Footprint { blocks: 1, ..SMALL }, 0, true, 1, run_again);
+        assert_eq!(SMALL.peak(2, 5_000, 3, 1, false), 378_023);
+    }
+
+    /// Of ten tokens, which are less than a tile.
+    #[test]
+    fn a_short_text_is_one_tile_and_to_save_many_moments_takes_more_than_its_step() {
+        let step = 1_000 + 10 + 300 + 7 + 10 * (3 + 4 * 2) + 10 * (5 + 11) + 10 * 13;
+        assert_eq!(SMALL.peak(1, 10, 1, 0, false), step);
+        let many = Footprint { state: 300_000, ..SMALL };
+        assert_eq!(many.peak(1, 10, 1, 0, false), 1_000 + 4 * 100_000);
+    }
+}

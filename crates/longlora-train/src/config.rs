@@ -409,3 +409,57 @@ pub(crate) fn one_line(error: &toml::de::Error) -> String {
     });
     parts.collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use longlora_attention::{GroupSize, Shift};
+
+    use super::*;
+
+    fn longlora() -> FinetuneConfig {
+        FinetuneConfig::longlora("model".into(), "text".into(), 8192)
+    }
+
+    #[test]
+    fn the_recipe_is_longloras() {
+        let FinetuneConfig { seed, model, context, attention, data, adapters, training } =
+            longlora();
+        assert_eq!(seed, 0);
+        assert_eq!(model, ModelConfig { path: "model".into(), weights: WeightStorage::F32 });
+        assert_eq!(context, RopeTarget { length: 8192, rope_scaling: RopeKind::Linear });
+        let (group_size, shift) = (GroupSize::Ratio(0.25), Shift::HalfHeads);
+        assert_eq!(attention, AttentionPattern::Shifted { group_size, shift });
+        let (order, held_out) = (WindowOrder::Shuffled, HeldOut::Fraction(0.05));
+        assert_eq!(data, DataConfig { path: "text".into(), order, held_out });
+        assert_eq!(training, TrainingConfig::default());
+
+        let AdapterConfig { lora, norms, embeddings, head, rope_offset } = adapters.unwrap();
+        assert_eq!((norms, embeddings, head, rope_offset), (true, true, false, None));
+        let lora = lora.unwrap();
+        assert_eq!((lora.rank, lora.alpha, lora.dropout), (8, 16.0, 0.0));
+        assert_eq!((lora.use_rslora, lora.use_dora), (false, false));
+        let targets = ["q_proj", "k_proj", "v_proj", "o_proj"];
+        assert_eq!(lora.target_modules.iter().map(|it| it.name()).collect::<Vec<_>>(), targets);
+    }
+
+    #[test]
+    fn a_step_is_longloras_on_one_device() {
+        let it = TrainingConfig::default();
+        assert_eq!((it.steps, it.batch_size, it.accumulation, it.parallel), (1000, 1, 8, 1));
+        assert_eq!((it.memory, it.offload_activations), (None, false));
+        let LearningRates { lora, norms_and_embeddings, rope_offsets } = it.learning_rates;
+        assert_eq!([lora, norms_and_embeddings, rope_offsets], [2e-5, 2e-5, 1e-4]);
+        assert_eq!((it.warmup_steps, it.decay), (20, Decay::Constant));
+        assert_eq!((it.betas, it.epsilon, it.weight_decay), ([0.9, 0.95], 1e-8, 0.0));
+        assert_eq!(it.max_grad_norm, 1.0);
+        assert_eq!((it.save_every, it.keep_checkpoints), (100, 2));
+    }
+
+    #[test]
+    fn windows_are_shuffled_by_the_seed_of_the_run_or_taken_as_they_stand() {
+        let mut config = FinetuneConfig { seed: 7, ..longlora() };
+        assert_eq!(config.order(), Order::Shuffled { seed: 7 });
+        config.data.order = WindowOrder::Sequential;
+        assert_eq!(config.order(), Order::Sequential);
+    }
+}

@@ -126,3 +126,33 @@ fn free_memory() -> u64 {
     let in_container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
     system.available_memory().min(in_container)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny;
+
+    /// Two micro-batches at once of three windows of 50 tokens each, with a gradient each and their sum.
+    #[test]
+    fn as_many_blocks_are_kept_as_fit_to_the_byte() {
+        let llama = tiny();
+        let footprint = Footprint::of(&llama, &Selection::Base);
+        let peak = |kept| PROGRAM + footprint.peak(2, 3 * 50, 3, kept, false);
+        let plan = |bytes| {
+            let memory = Some(ByteSize(bytes));
+            let sizes = TrainingConfig { batch_size: 3, parallel: 2, ..TrainingConfig::default() };
+            MemoryPlan::new(&llama, &Selection::Base, &TrainingConfig { memory, ..sizes }, 50)
+        };
+        for kept in 1..=3 {
+            let fitting = plan(peak(kept));
+            assert_eq!(fitting.execution.kept_blocks, kept);
+            assert_eq!(fitting.predicted, ByteSize(peak(kept)));
+            assert!(fitting.fits());
+            assert_eq!(plan(peak(kept) - 1).execution.kept_blocks, kept - 1);
+        }
+        // A block that is run again takes as much as one that is kept.
+        assert_eq!(peak(0), peak(1));
+        assert!(!plan(peak(0) - 1).fits());
+        assert_eq!(plan(u64::MAX).execution.kept_blocks, 3);
+    }
+}

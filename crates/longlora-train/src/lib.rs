@@ -35,6 +35,8 @@ mod run_folder;
 mod session;
 mod finetune;
 mod pretrain;
+#[cfg(test)]
+mod testing;
 
 pub use batch::StepBatch;
 pub use checkpoint::Checkpoint;

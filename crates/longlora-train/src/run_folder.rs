@@ -310,3 +310,18 @@ impl MetricsFile {
         self.file.sync_data().map_err(TrainError::file("sync", &self.path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Burn does not tell it.
+    #[test]
+    fn a_manifest_names_the_version_of_burn_that_is_built() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock");
+        let lock = fs::read_to_string(lock).unwrap();
+        let noted = Manifest::new(0, &[], 0, 0).burn_version;
+        let locked = format!("name = \"burn\"\nversion = \"{noted}\"\n");
+        assert!(lock.contains(&locked), "Cargo.lock has another version of burn than `{noted}`");
+    }
+}

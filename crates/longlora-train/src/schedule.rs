@@ -81,4 +81,25 @@ mod tests {
         assert_eq!(schedule.rate(0), 1.0);
         assert!((schedule.rate(10) - 0.1).abs() < 1e-12);
     }
+
+    /// Cosines of 60, 90 and 120 degrees.
+    #[test]
+    fn the_cosine_begins_behind_the_warm_up_and_stays_at_its_end() {
+        let schedule =
+            Schedule { peak: 2.0, warmup_steps: 4, steps: 16, decay: Decay::Cosine, step: 0 };
+        let points = [
+            (0, 0.5),
+            (3, 2.0),
+            (4, 2.0),
+            (8, 2.0 * (0.1 + 0.9 * 0.75)),
+            (10, 2.0 * (0.1 + 0.9 * 0.5)),
+            (12, 2.0 * (0.1 + 0.9 * 0.25)),
+            (16, 0.2),
+            (99, 0.2),
+        ];
+        for (step, rate) in points {
+            let ours = schedule.rate(step);
+            assert!((ours - rate).abs() < 1e-12, "step {step}: {ours} instead of {rate}");
+        }
+    }
 }

@@ -47,3 +47,55 @@ pub(crate) fn table_is_looked_up_alone(llama: &Llama) -> bool {
 pub(crate) fn table_of(llama: &Llama) -> &Param<Tensor<2>> {
     &llama.model.embed_tokens.weight
 }
+
+#[cfg(test)]
+mod tests {
+    use longlora_adapters::Dropout;
+    use longlora_attention::AttentionPattern;
+    use longlora_data::{TokenBatch, Window};
+
+    use super::*;
+    use crate::batch::StepBatch;
+    use crate::clip::clip_by_global_norm;
+    use crate::execution::Execution;
+    use crate::gradients::gradients;
+    use crate::testing::tiny;
+
+    fn of_step(llama: &Llama) -> StepGradients {
+        let window = Window { tokens: vec![3, 1, 4, 1, 5, 9, 2, 6], document_starts: vec![0] };
+        let micro_batches = vec![TokenBatch::from_windows(&[window], 0)];
+        let batch = StepBatch { micro_batches, dropout: Dropout::new(0) };
+        gradients(llama, AttentionPattern::Full, &batch, Execution::SMALLEST).0
+    }
+
+    fn entries(llama: &Llama, grads: &GradientsParams) -> [Vec<f64>; 2] {
+        let head = llama.lm_head.as_ref().expect("the head is no table");
+        [table_of(llama).id, head.weight.id].map(|id| {
+            let gradient = grads.get::<2>(id).expect("it is trained");
+            gradient.into_data().iter().collect()
+        })
+    }
+
+    /// The norm is summed in another order.
+    #[test]
+    fn the_rows_of_a_table_count_in_the_norm_and_are_scaled_with_all_else() {
+        let llama = tiny();
+        let whole = || of_step(&llama).into_whole(&llama);
+        let norm = sum_of_squares(&llama, &whole()).sqrt();
+        let max_norm = norm / 4.0;
+        let (theirs, _) = clip_by_global_norm(&llama, whole(), max_norm);
+
+        let (ours, before) = of_step(&llama).clipped(&llama, max_norm);
+
+        assert!((before / norm - 1.0).abs() < 1e-6, "{before} instead of {norm}");
+        assert!(ours.table.is_some());
+        let ours = ours.into_whole(&llama);
+        for (ours, theirs) in entries(&llama, &ours).iter().zip(&entries(&llama, &theirs)) {
+            assert!(theirs.iter().any(|entry| *entry != 0.0));
+            let mut both = ours.iter().zip(theirs);
+            assert!(both.all(|(ours, theirs)| (ours - theirs).abs() < 1e-6 * max_norm));
+        }
+        let (_, before) = of_step(&llama).clipped(&llama, 2.0 * norm);
+        assert!((before / norm - 1.0).abs() < 1e-6, "{before} instead of {norm}");
+    }
+}

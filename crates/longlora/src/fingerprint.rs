@@ -67,4 +67,17 @@ mod tests {
         let error = fingerprint(&[&path.join("absent")], "").unwrap_err().to_string();
         assert!(error.contains("absent"), "{error}");
     }
+
+    #[test]
+    fn every_path_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let [model, adapter] = ["model", "adapter"].map(|name| folder.path().join(name));
+        fs::write(&model, "weights").unwrap();
+        fs::write(&adapter, "update").unwrap();
+        let of_both = || fingerprint(&[&model, &adapter], "").unwrap();
+        let first = of_both();
+        assert_ne!(first, fingerprint(&[&model], "").unwrap());
+        fs::write(&adapter, "another").unwrap();
+        assert_ne!(first, of_both());
+    }
 }

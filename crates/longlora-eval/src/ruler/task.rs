@@ -153,9 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_has_rulers_tokens_to_generate() {
+        let tokens = RulerTask::all().map(RulerTask::max_new_tokens);
+        assert_eq!(tokens, [128, 128, 128, 128, 128, 128, 128, 128, 30, 120, 50, 32, 32]);
+    }
+
+    #[test]
     fn only_questions_of_a_file_have_several_right_answers() {
-        for task in RulerTask::all() {
-            assert_eq!(task.needs_qa(), task.scoring() == Scoring::AnyOf, "{}", task.name());
-        }
+        let named = |holds: fn(RulerTask) -> bool| {
+            let tasks = RulerTask::all().into_iter().filter(|&task| holds(task));
+            tasks.map(RulerTask::name).collect::<Vec<_>>()
+        };
+        assert_eq!(named(RulerTask::needs_qa), ["qa_1", "qa_2"]);
+        assert_eq!(named(|task| task.scoring() == Scoring::AnyOf), ["qa_1", "qa_2"]);
+        assert_eq!(named(|task| task.scoring() == Scoring::AllOf).len(), 11);
     }
 }
