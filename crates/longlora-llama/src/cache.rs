@@ -140,13 +140,29 @@ impl KvCache {
             _ => 0,
         };
         if dropped > self.held.len() - fixed.min(self.held.len()) {
-            self.tokens.clear();
-            self.held = self.held.start..self.held.start;
+            self.forget();
+            return 0;
+        }
+        if self.is_planned_for_more_than(text.len()) {
+            self.planned = 0;
+            self.forget();
             return 0;
         }
         self.tokens.truncate(common);
         self.held.end -= dropped;
         common
+    }
+
+    fn forget(&mut self) {
+        self.tokens.clear();
+        self.held.end = self.held.start;
+    }
+
+    /// Whether the frequencies are those of a longer text, which are others than this many tokens would be read by.
+    fn is_planned_for_more_than(&self, tokens: usize) -> bool {
+        let CacheKind::Whole { length, .. } = self.kind else { return false };
+        let alike = self.rope.steady_until(tokens).is_some_and(|end| self.planned <= end);
+        !alike && self.planned > planned_length(&self.rope, tokens, length)
     }
 
     /// Tokens that can be read at once: a streaming cache makes room for all of them before the first is read, so that

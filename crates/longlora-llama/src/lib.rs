@@ -22,6 +22,7 @@ mod mlp;
 mod experts;
 mod feed_forward;
 mod block;
+mod largest_tensor;
 mod llama;
 mod init;
 mod cross_entropy;
@@ -62,9 +63,10 @@ pub use files::{read_tensors, write_atomically, write_tensors};
 pub use footprint::Footprint;
 pub use generate::{GenerateOptions, Generated, StopReason};
 pub use gguf::save_gguf;
+pub use largest_tensor::largest_tensor;
 pub use llama::{Llama, LlamaModel};
 pub use longlora_kernels::{
-    LossAndGradient, device_memory, loss_and_gradient, pull_back, rehearsed,
+    LossAndGradient, device_buffer, device_memory, loss_and_gradient, pull_back, rehearsed,
 };
 pub use mlp::Mlp;
 pub use parameters::{Selection, collect, restore};

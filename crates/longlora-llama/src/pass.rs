@@ -1,5 +1,6 @@
 //! What the blocks of one forward share.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use longlora_adapters::{Dropout, RopeOffset, Rotary, RotaryTables};
@@ -9,17 +10,13 @@ use longlora_attention::{AttentionPlan, Segments};
 #[derive(Debug, Clone)]
 pub struct Pass {
     plan: AttentionPlan,
-    windowed: WindowedLayers,
+    /// Tokens that each layer sees at most.
+    windows: Vec<Option<usize>>,
+    /// The plan inside a sliding window, by its width.
+    windowed: BTreeMap<usize, AttentionPlan>,
     pub(crate) dropout: Option<Dropout>,
     rotary: Rotary,
     shared_offset: Option<RopeOffset>,
-}
-
-/// The plan of the layers that have a sliding window of their own, and which they are.
-#[derive(Debug, Clone)]
-struct WindowedLayers {
-    plan: AttentionPlan,
-    layers: Vec<bool>,
 }
 
 impl Pass {
@@ -30,17 +27,18 @@ impl Pass {
         rotary: Rotary,
         shared_offset: Option<RopeOffset>,
     ) -> Self {
-        let window = windows.iter().flatten().next();
-        let windowed = WindowedLayers {
-            plan: window.map_or(plan.clone(), |&window| plan.clone().with_window(window)),
-            layers: windows.iter().map(Option::is_some).collect(),
-        };
-        Self { plan, windowed, dropout: None, rotary, shared_offset }
+        let widths: BTreeSet<usize> = windows.iter().copied().flatten().collect();
+        let inside = |width| (width, plan.clone().with_window(width));
+        let windowed = widths.into_iter().map(inside).collect();
+        Self { plan, windows: windows.to_vec(), windowed, dropout: None, rotary, shared_offset }
     }
 
     /// Where a layer may look: the pattern of the pass, inside the layer's own window.
     pub(crate) fn segments(&self, layer: usize) -> &Arc<Segments> {
-        let plan = if self.windowed.layers[layer] { &self.windowed.plan } else { &self.plan };
+        let plan = match self.windows[layer] {
+            Some(width) => &self.windowed[&width],
+            None => &self.plan,
+        };
         plan.layer(layer)
     }
 

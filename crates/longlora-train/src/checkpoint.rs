@@ -117,8 +117,9 @@ impl Checkpoint {
         })?;
         let mut optimizer = Optimizer::new(config, checkpoint.step);
         optimizer.adam_w = optimizer.adam_w.load_record(record);
-        if table_is_looked_up_alone(&llama) {
-            let path = latest.join(TABLE);
+        let path = latest.join(TABLE);
+        // A table of which no row was updated yet has no moments.
+        if table_is_looked_up_alone(&llama) && (sha256.contains_key(TABLE) || path.exists()) {
             let table = table_of(&llama).val().without_autodiff();
             let loaded = optimizer.table.load(read_tensors(&path)?, table.dims(), &table.device());
             loaded.map_err(|reason| TrainError::NotResumable {
@@ -172,10 +173,8 @@ impl State {
 
 /// Straight to the disk: burn's bytes in memory would be as large once more.
 fn write_optimizer(optimizer: &Optimizer, path: &Path) -> Result<(), TrainError> {
-    optimizer.adam_w.save(path).map_err(|error| TrainError::NotResumable {
-        path: path.to_owned(),
-        reason: format!("the optimizer state cannot be written: {error}"),
-    })?;
+    let saved = optimizer.adam_w.save(path).map_err(std::io::Error::other);
+    saved.map_err(TrainError::file("write", path))?;
     fs::File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::file("sync", path))
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use longlora_adapters::{AdapterError, RopeError};
 use longlora_attention::PatternError;
 use longlora_data::DataError;
@@ -95,6 +96,19 @@ pub enum TrainError {
         tokens: usize,
         /// Tokens of a window.
         length: usize,
+    },
+    /// A device may have room for a step and none for one of its tensors.
+    #[error(
+        "a step over {tokens} tokens at once has a tensor of {needed:.1}, and this device takes none of more than {most:.1}; \
+         take a shorter context, a smaller batch, or another device"
+    )]
+    TensorTooLarge {
+        /// Tokens of a window, times the windows of a micro-batch.
+        tokens: usize,
+        /// Of the largest tensor.
+        needed: ByteSize,
+        /// What the device takes.
+        most: ByteSize,
     },
     /// Nothing is overwritten unasked.
     #[error("run folder `{path}` exists already; choose another, or resume that run")]

@@ -4,10 +4,13 @@ use std::fmt;
 
 use burn::tensor::Device;
 use bytesize::ByteSize;
-use longlora_llama::{Footprint, Llama, Selection, WeightStorage, device_memory};
+use longlora_llama::{
+    Footprint, Llama, Selection, WeightStorage, device_buffer, device_memory, largest_tensor,
+};
 use sysinfo::System;
 
 use crate::config::TrainingConfig;
+use crate::error::TrainError;
 use crate::kept_input::InputsWait;
 
 /// Largest share of a GPU's memory, or of what is free of the machine's at the start, which a run takes unasked.
@@ -79,7 +82,8 @@ impl MemoryPlan {
         };
         let share = |bytes| ByteSize((bytes as f64 * DEFAULT_SHARE) as u64);
         let budget = training.memory.or_else(|| available().map(share));
-        let inputs_wait = training.inputs_wait();
+        // A run that began on a GPU may go on where the inputs are in the host's memory already.
+        let inputs_wait = if is_processor { InputsWait::OnDevice } else { training.inputs_wait() };
         let inputs_away = inputs_wait == InputsWait::InHostMemory;
         let predicted = |kept| {
             ByteSize(PROGRAM + footprint.peak(parallel, tokens, gradients, kept, inputs_away))
@@ -97,6 +101,20 @@ impl MemoryPlan {
     /// Whether the prediction is within the budget, as far as that is known.
     pub fn fits(&self) -> bool {
         self.budget.is_none_or(|budget| self.predicted <= budget)
+    }
+}
+
+/// Refuses a step with a tensor that the device has no buffer for, which no plan can help.
+pub(crate) fn refuse_large_tensors(
+    llama: &Llama,
+    training: &TrainingConfig,
+    length: usize,
+) -> Result<(), TrainError> {
+    let tokens = length * training.batch_size;
+    let needed = ByteSize(largest_tensor(llama, tokens));
+    match device_buffer(&llama.device()).map(ByteSize) {
+        Some(most) if needed > most => Err(TrainError::TensorTooLarge { tokens, needed, most }),
+        _ => Ok(()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{FinetuneConfig, HeldOut};
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
-use crate::execution::MemoryPlan;
+use crate::execution::{MemoryPlan, refuse_large_tensors};
 use crate::folder_lock::FolderLock;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
@@ -93,6 +93,7 @@ pub fn preview(
     let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
     let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
     let (llama, selection) = (config.trainable(llama), config.selection());
+    refuse_large_tensors(&llama, training, config.context.length)?;
     let plan = MemoryPlan::kept_as(storage, &llama, &selection, training, config.context.length);
     Ok((Reading::of(&windows, training), plan))
 }
@@ -129,6 +130,7 @@ fn go_on(
     let training = &config.training;
     let selection = config.selection();
     report(Event::Reading(&Reading::of(&windows, training)));
+    refuse_large_tensors(&llama, training, config.context.length)?;
     let plan = MemoryPlan::new(&llama, &selection, training, config.context.length);
     report(Event::Planned(&plan));
     let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);

@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{TrainingConfig, one_line};
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
-use crate::execution::MemoryPlan;
+use crate::execution::{MemoryPlan, refuse_large_tensors};
 use crate::folder_lock::FolderLock;
 use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
@@ -96,12 +96,14 @@ pub fn pretrain(
     let _lock = FolderLock::take(run.path())?;
     let corpus = Corpus::read(&config.data)?;
     let tokenizer = train_byte_level_bpe(texts(&corpus), config.model.vocab_size)?;
-    let windows = Windows::pack(corpus.tokenize(Some(&tokenizer))?, config.context_length)?;
+    let windows = config.windows(&corpus, &tokenizer)?;
     let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
     let goes_on = Checkpoint::exists(&run.checkpoints())?;
+    if run.config().exists() {
+        config.refuse_other_run(run)?;
+    }
     if goes_on {
         run.refuse_other_sources(&manifest)?;
-        config.refuse_other_run(run)?;
     }
     run.write("config.toml", &toml::to_string(config).expect("every field has a TOML form"))?;
     run.write_manifest(&manifest)?;
@@ -115,6 +117,7 @@ pub fn pretrain(
     } else {
         (Checkpoint { step: 0, tokens: 0 }, llama, Optimizer::new(training, 0))
     };
+    refuse_large_tensors(&llama, training, config.context_length)?;
     let plan = MemoryPlan::new(&llama, &Selection::Base, training, config.context_length);
     report(Event::Reading(&Reading::of(&windows, training)));
     report(Event::Planned(&plan));
@@ -146,8 +149,10 @@ pub fn pretrain(
 }
 
 fn write_model(llama: &Llama, tokenizer: &Tokenizer, model: &Path) -> Result<(), TrainError> {
-    save_pretrained(llama, model, DType::F16, MAX_SHARD_BYTES)?;
-    Ok(tokenizer.save(&model.join("tokenizer.json"))?)
+    std::fs::create_dir_all(model).map_err(TrainError::file("create", model))?;
+    tokenizer.save(&model.join("tokenizer.json"))?;
+    // Last: its `config.json` says that the folder is whole.
+    Ok(save_pretrained(llama, model, DType::F16, MAX_SHARD_BYTES)?)
 }
 
 fn texts(corpus: &Corpus) -> impl Iterator<Item = &str> {
@@ -158,17 +163,32 @@ fn texts(corpus: &Corpus) -> impl Iterator<Item = &str> {
 }
 
 impl PretrainConfig {
+    /// At least one, of ids that the model will have.
+    fn windows(&self, corpus: &Corpus, tokenizer: &Tokenizer) -> Result<Windows, TrainError> {
+        let (length, path) = (self.context_length, &self.data);
+        let windows = Windows::pack(corpus.tokenize(Some(tokenizer))?, length)?;
+        windows.check_vocabulary(tokenizer.vocab_size())?;
+        match windows.tokens() {
+            tokens if tokens < length => {
+                Err(TrainError::ShortText { path: path.clone(), tokens, length })
+            }
+            _ => Ok(windows),
+        }
+    }
+
     /// What a run began with is what it goes on with; where the text lies may have changed, its hashes are compared.
     fn refuse_other_run(&self, run: &RunFolder) -> Result<(), TrainError> {
-        let begun = Self::read(&run.config())?;
+        let refused = |reason: String| TrainError::NotResumable {
+            path: run.path().to_owned(),
+            reason: format!("its config.toml {reason}"),
+        };
+        let begun = Self::read(&run.config()).map_err(|error| {
+            refused(format!("is not that of a pre-training ({error}); take another run folder"))
+        })?;
         if *self == (Self { data: self.data.clone(), ..begun }) {
             return Ok(());
         }
-        Err(TrainError::NotResumable {
-            path: run.path().to_owned(),
-            reason: "its config.toml has other settings; take those, or another run folder"
-                .to_owned(),
-        })
+        Err(refused("has other settings; take those, or another run folder".to_owned()))
     }
 
     fn llama_config(&self, tokenizer: &Tokenizer) -> Result<LlamaConfig, TrainError> {

@@ -9,7 +9,8 @@ use longlora_llama::{Llama, Selection, WeightStorage, rehearsed, with_room_for_w
 
 use crate::batch::StepBatch;
 use crate::config::TrainingConfig;
-use crate::execution::MemoryPlan;
+use crate::error::TrainError;
+use crate::execution::{MemoryPlan, refuse_large_tensors};
 use crate::memory::device_memory_held;
 use crate::optimizer::Optimizer;
 use crate::trainee::Trainee;
@@ -39,16 +40,22 @@ impl Rehearsal<'_> {
     /// `llama` is on an autodiff device, with what is trained attached; its weights need not be read, and their numbers do
     /// not matter. `None` on devices that keep no books, such as the processor.
     ///
+    /// # Errors
+    /// [`TrainError::TensorTooLarge`]
+    ///
     /// # Panics
     /// If the model is a mixture of experts: who is asked depends on numbers.
-    pub fn run(&self, llama: Llama) -> Option<(MemoryPlan, ByteSize)> {
+    pub fn run(&self, llama: Llama) -> Result<Option<(MemoryPlan, ByteSize)>, TrainError> {
         assert!(
             llama.config.experts.is_none(),
             "the experts of a step are chosen by what it computes"
         );
         let device = llama.device();
-        device_memory_held(&device)?;
-        rehearsed(|| self.steps(with_room_for_weights(llama, self.weights), &device))
+        if device_memory_held(&device).is_none() {
+            return Ok(None);
+        }
+        refuse_large_tensors(&llama, self.training, self.length)?;
+        Ok(rehearsed(|| self.steps(with_room_for_weights(llama, self.weights), &device)))
     }
 
     fn steps(&self, llama: Llama, device: &Device) -> Option<(MemoryPlan, ByteSize)> {

@@ -201,7 +201,7 @@ impl Finetune {
     fn open(&self, config: &FinetuneConfig) -> Result<(Device, LlamaConfig)> {
         let device = self.device.open()?;
         refuse_unsupported(config.model.weights, &device)?;
-        self.training.refuse_unsuitable(&config.training, &device)?;
+        self.training.refuse_unsuitable(&device)?;
         let base = LlamaConfig::read(&config.model.path)?;
         // Its files are there and whole, before anything takes its time.
         model_files(&config.model.path)?;

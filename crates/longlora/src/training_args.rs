@@ -80,16 +80,12 @@ impl From<DecayKind> for Decay {
 }
 
 impl TrainingArgs {
-    /// What would change nothing on a device. A GPU takes one micro-batch at a time, whatever the settings of a run that may
-    /// have begun elsewhere: only who asks for more is told.
-    pub(crate) fn refuse_unsuitable(
-        &self,
-        training: &TrainingConfig,
-        device: &Device,
-    ) -> Result<()> {
+    /// What would change nothing on a device. A GPU takes one micro-batch at a time, and the processor keeps what it has where
+    /// it is, whatever the settings of a run that may have begun elsewhere: only who asks for more is told.
+    pub(crate) fn refuse_unsuitable(&self, device: &Device) -> Result<()> {
         match self.parallel {
             _ if is_processor(device) => ensure!(
-                !training.offload_activations,
+                !self.offload_activations,
                 "--offload-activations keeps activations in the host's memory; on `flex` they are there already, so leave \
                  it out, or name a GPU with --device"
             ),

@@ -56,7 +56,7 @@ impl Memory {
             training: &self.training(),
             length: self.window.tokens,
         };
-        let taken = rehearsal.run(llama);
+        let taken = rehearsal.run(llama)?;
         let (plan, held) = taken.with_context(|| {
             format!(
                 "`{}` keeps no books of its memory; take a GPU, or measure with `bench step`",
