@@ -275,6 +275,28 @@ fn a_dry_run_says_what_would_be_read_trained_and_held_in_memory() {
     assert!(!here.join("runs/1").exists(), "nothing was begun");
 }
 
+/// Positions are stretched to the whole context all the same.
+#[test]
+fn windows_may_be_shorter_than_the_context() {
+    let folder = with_ids((0..4000).map(|i| i * 7 % 96));
+    let here = folder.path();
+    let model = tiny_model();
+    let model = model.to_str().expect("the checkout's path is UTF-8");
+    let more = ["--train-length", "64", "--steps", "1", "--accumulation", "1", "--no-eval"];
+    let output = longlora(here, &finetune(model, &[&more[..], &["--out", "run"]].concat()));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("from 128 to 256 tokens"), "{said}");
+    assert!(said.contains("windows have 64 tokens"), "{said}");
+    let config = fs::read_to_string(here.join("run/config.toml")).expect("the settings");
+    assert!(config.contains("train_length = 64"), "{config}");
+    let facts = json(&here.join("run/adapter/longlora.json"));
+    let reach = [&facts["context_length"], &facts["rope"]["max_position_embeddings"]];
+    assert_eq!(reach, [&Value::from(256); 2]);
+    let long = finetune(model, &["--train-length", "512", "--dry-run"]);
+    check_mistake(here, &long, &["context.train_length", "`512`"]);
+}
+
 /// In the settings of the run, so that it is resumed and measured as it was begun.
 #[test]
 fn weights_in_bf16_are_trained_measured_and_resumed() {

@@ -229,7 +229,14 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     let html = fs::read_to_string(here.join("all/report.html")).unwrap();
     assert!(html.contains("YaRN, untrained") && !html.contains("http"));
     let findings = first["report"]["findings"].to_string();
-    assert!(findings.contains("Recommended"), "{findings}");
+    // Five windows, by which YaRN cannot be told from two steps of training.
+    for part in
+        ["lowest perplexity", "Measured was 5 stretches", "No recommendation", "--eval-data"]
+    {
+        assert!(findings.contains(part), "`{part}` is not in {findings}");
+    }
+    let tables = first["report"]["tables"].to_string();
+    assert!(tables.contains("by Student's t over 5 stretches of text"), "{tables}");
 
     // A second seed is added; what was trained and measured stays to the last bit.
     let runs = || -> Vec<PathBuf> {
@@ -296,11 +303,19 @@ fn a_gate_fails_with_exit_code_two() {
     // Position interpolation without training costs far more than 5 %.
     let failed = gate("0.05");
     assert_eq!(failed.status.code(), Some(2), "{}", text(&failed.stderr));
-    assert!(text(&failed.stderr).contains("`128` tokens the perplexity"));
+    assert!(text(&failed.stderr).contains("`256` tokens the perplexity"), "the largest rise");
     assert!(text(&failed.stdout).contains("256"));
     assert_eq!(gate("1000").status.code(), Some(0));
     let bare = ["eval", "retention", "--model", &model, "--data", &data];
-    check_mistake(here, &bare, &["--adapter"]);
+    check_mistake(here, &bare, &["--adapter", "--base"]);
+
+    // What a model was before, instead of an adapter: nothing was lost of itself, and all of it by another one.
+    let more = ["--base", &model, "--lengths", "128", "--max-tokens", "600", "--max-increase", "0"];
+    let same = succeed(here, &[&bare[..], &more].concat());
+    assert!(text(&same.stdout).contains("+0.00 %"), "{}", text(&same.stdout));
+    let tiny = golden("tiny/model");
+    let stranger = [&bare[..], &["--base", tiny.to_str().unwrap()]].concat();
+    check_mistake(here, &stranger, &["--base", "vocabulary"]);
 }
 
 #[test]

@@ -4,11 +4,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// From so many pieces on, draws from them are about as far apart as they should be. With three pieces, every fourth interval
-/// would miss what is true, with eight every ninth.
-const ENOUGH: usize = 16;
+/// Pieces of evidence from which on draws from them are about as far apart as they should be. With three pieces, every
+/// fourth interval would miss what is true, with eight every ninth.
+pub const ENOUGH_PIECES: usize = 16;
 /// 97.5th percentiles of Student's t with 1, 2, … degrees of freedom.
-const STUDENT: [f64; ENOUGH - 2] = [
+const STUDENT: [f64; ENOUGH_PIECES - 2] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
     2.145,
 ];
@@ -49,8 +49,8 @@ pub fn bootstrap(pieces: &[(f64, f64)], seed: u64) -> Option<Interval> {
     let ratio = |(weight, sum): (f64, f64)| sum / weight;
     let add = |a: (f64, f64), b: &(f64, f64)| (a.0 + b.0, a.1 + b.1);
     let mean = ratio(pieces.iter().fold((0.0, 0.0), add));
-    if pieces.len() < ENOUGH {
-        let width = half_width(pieces.len()) * standard_error(pieces, mean);
+    if pieces.len() < ENOUGH_PIECES {
+        let width = half_width(pieces.len()) * standard_error(pieces)?;
         return Some(Interval { mean, low: mean - width, high: mean + width });
     }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -70,15 +70,20 @@ pub fn bootstrap(pieces: &[(f64, f64)], seed: u64) -> Option<Interval> {
 
 /// Half of a 95 % interval in standard errors, as far as so many pieces can tell.
 pub(crate) fn half_width(pieces: usize) -> f64 {
-    if pieces < ENOUGH { STUDENT[pieces.saturating_sub(2)] } else { NORMAL }
+    if pieces < ENOUGH_PIECES { STUDENT[pieces.saturating_sub(2)] } else { NORMAL }
 }
 
-/// That of a ratio of sums; see [`Measurement::nll_standard_error`](crate::Measurement::nll_standard_error).
-fn standard_error(pieces: &[(f64, f64)], mean: f64) -> f64 {
-    let (count, weight) =
-        (pieces.len() as f64, pieces.iter().map(|(weight, _)| weight).sum::<f64>());
+/// That of a ratio of sums; see [`Measurement::nll_standard_error`](crate::Measurement::nll_standard_error). `None` with
+/// fewer than two pieces.
+pub(crate) fn standard_error(pieces: &[(f64, f64)]) -> Option<f64> {
+    if pieces.len() < 2 {
+        return None;
+    }
+    let weight: f64 = pieces.iter().map(|(weight, _)| weight).sum();
+    let sum: f64 = pieces.iter().map(|(_, sum)| sum).sum();
+    let (count, mean) = (pieces.len() as f64, sum / weight);
     let squares = pieces.iter().map(|(weight, sum)| (sum - weight * mean).powi(2));
-    (count / (count - 1.0) * squares.sum::<f64>()).sqrt() / weight
+    Some((count / (count - 1.0) * squares.sum::<f64>()).sqrt() / weight)
 }
 
 #[cfg(test)]

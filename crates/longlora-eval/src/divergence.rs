@@ -1,7 +1,7 @@
 //! What sparse attention loses against full attention: the same weights, the same windows, two patterns.
 
-use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
+use burn::tensor::{DType, Tensor};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_data::{TokenBatch, Window};
 use longlora_llama::Llama;
@@ -63,7 +63,7 @@ pub fn divergence(
         for start in scored.clone().step_by(CHUNK) {
             let width = CHUNK.min(scored.end - start);
             let scores = |hidden: &Tensor<2>| llama.scores(hidden.clone().narrow(0, start, width));
-            let (part, alike) = compare(scores(&full), scores(&sparse));
+            let (part, alike) = compare(scores(&full), scores(&sparse), llama.compute.of_sums());
             sum += part;
             same += alike;
         }
@@ -96,11 +96,45 @@ fn hidden(llama: &Llama, tokens: &[u32], pattern: AttentionPattern) -> Tensor<2>
     llama.hidden(batch.inputs(&llama.device()), &pass).squeeze_dim(0)
 }
 
-/// Sum of the divergences of the rows, and how many have the same largest entry; `[positions, vocab]` each.
-fn compare(full: Tensor<2>, sparse: Tensor<2>) -> (f64, usize) {
+/// Sum of the divergences of the rows, and how many have the same largest entry; `[positions, vocab]` each. Computed in
+/// `sums`: of the 8 bits that bf16 has, what two patterns differ by would leave none.
+fn compare(full: Tensor<2>, sparse: Tensor<2>, sums: DType) -> (f64, usize) {
+    let [full, sparse] = [full, sparse].map(|scores| scores.cast(sums));
     let same = full.clone().argmax(1).equal(sparse.clone().argmax(1)).int().sum();
     let (full, sparse) = (log_softmax(full, 1), log_softmax(sparse, 1));
     let rows = (full.clone().exp() * (full - sparse)).sum_dim(1);
     let rows: Vec<f64> = rows.into_data().iter().collect();
     (rows.iter().sum(), same.into_scalar::<i64>() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use longlora_llama::ComputeType;
+
+    use super::*;
+
+    /// The numbers are in bf16 what they are here.
+    #[test]
+    fn scores_of_a_gpu_are_compared_in_f32() {
+        let (full, sparse) = ([9.0f32, 8.0, 0.5, -3.0], [9.0, 8.0625, 0.5, -2.5]);
+        let likelihoods = |scores: [f32; 4]| {
+            let scores = scores.map(f64::from);
+            let sum: f64 = scores.iter().map(|score| score.exp()).sum();
+            scores.map(|score| score - sum.ln())
+        };
+        let pairs = likelihoods(full).into_iter().zip(likelihoods(sparse));
+        let expected: f64 = pairs.map(|(ours, theirs)| ours.exp() * (ours - theirs)).sum();
+        let scores = |scores: [f32; 4]| {
+            let data = TensorData::new(scores.to_vec(), [1, 4]);
+            Tensor::<2>::from_data(data, &Device::default()).cast(DType::BF16)
+        };
+
+        let sums = ComputeType::Bf16.of_sums();
+        let (divergence, same) = compare(scores(full), scores(sparse), sums);
+
+        assert_eq!(same, 1);
+        let error = divergence / expected - 1.0;
+        assert!(error.abs() < 0.01, "{divergence} instead of {expected}");
+    }
 }

@@ -91,6 +91,17 @@ pub enum EvalError {
         /// SHA-256 of the windows of the second.
         b: String,
     },
+    /// Lengths whose windows do not read the same stretches of text.
+    #[error(
+        "windows of `{short}` tokens do not fill those of `{long}`; measure both side by side on the same documents, at \
+         lengths of which one is a multiple of the other"
+    )]
+    NotNested {
+        /// Tokens of the windows that should lie in the others.
+        short: usize,
+        /// Tokens of those.
+        long: usize,
+    },
     /// A question cannot be turned into tokens, or an answer into text.
     #[error(transparent)]
     Data(#[from] DataError),

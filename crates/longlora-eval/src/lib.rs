@@ -30,7 +30,9 @@ mod bootstrap;
 mod protocol;
 mod perplexity;
 mod position_bins;
+mod pieces;
 mod measurement;
+mod context_gain;
 mod divergence;
 mod retention;
 mod grid;
@@ -53,7 +55,8 @@ mod report;
 #[cfg(test)]
 mod golden;
 
-pub use bootstrap::{Interval, bootstrap};
+pub use bootstrap::{ENOUGH_PIECES, Interval, bootstrap};
+pub use context_gain::context_gain;
 pub use divergence::{Divergence, divergence};
 pub use error::EvalError;
 pub use exam::{Examinee, exam};
@@ -67,6 +70,7 @@ pub use measurement::{Difference, Measurement, Stretch, paired_difference};
 pub use needle::{NeedleConfig, NeedleKind, needle_questions};
 pub use passkey::{PasskeyProtocol, passkey_questions};
 pub use perplexity::{PerplexityConfig, perplexity, perplexity_by};
+pub use pieces::Pieces;
 pub use position_bins::PositionBin;
 pub use prompter::Prompter;
 pub use protocol::Protocol;

@@ -1,14 +1,11 @@
 //! A number about a model, with what is needed to judge it.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::{Interval, bootstrap};
+use crate::bootstrap::{self, Interval, bootstrap};
+use crate::pieces::{Part, Pieces};
 use crate::{EvalError, PositionBin};
 
-/// Documents from which on they are the pieces of evidence, and not their stretches.
-const ENOUGH_DOCUMENTS: usize = 10;
 /// Of the bootstrap: the same measurements have the same interval.
 const SEED: u64 = 0;
 
@@ -23,15 +20,15 @@ pub struct Measurement {
     pub tokens: usize,
     /// Sum of the negative log-likelihoods of the scored tokens, in nats.
     pub nll_sum: f64,
-    /// Standard error of [`nll`](Self::nll), in nats per token; `None` with fewer than two stretches.
+    /// Standard error of [`nll`](Self::nll), in nats per token; `None` with fewer than two [pieces](Self::pieces).
     ///
     /// ```text
     /// SE = 1/N · √( K/(K-1) · Σ_k (s_k - n_k · nll)² )
     /// ```
     ///
-    /// for `K` stretches of `n_k` scored tokens with a sum of `s_k`, and `N = Σ n_k`: clustered standard errors
-    /// (arXiv:2411.00640) with the correction for few clusters. Stretches of one size give the textbook
-    /// `deviation / √K` of their means.
+    /// for `K` pieces of `n_k` scored tokens with a sum of `s_k`, and `N = Σ n_k`: clustered standard errors
+    /// (arXiv:2411.00640) with the correction for few clusters. Pieces of one size give the textbook `deviation / √K` of
+    /// their means.
     pub nll_standard_error: Option<f64>,
     /// SHA-256 of the windows: their order, lengths, tokens, and which of these count.
     pub windows_sha256: String,
@@ -42,7 +39,7 @@ pub struct Measurement {
     pub positions: Vec<PositionBin>,
 }
 
-/// The scored tokens of one stretch of text: one piece of evidence.
+/// The scored tokens of one stretch of text: one piece of evidence, but for what [`Pieces`] says.
 ///
 /// Neighbouring tokens share a topic and a context, so their likelihoods are no independent draws, and taking them for
 /// that makes errors far too small. The pieces are as long as a window, and no token is in two of them: windows side by
@@ -67,11 +64,28 @@ pub struct Difference {
     /// Mean negative log-likelihood of the first less that of the second, in nats per token: positive if the second is
     /// the better one. Its exponential is the ratio of their perplexities.
     pub nll: f64,
-    /// Standard error of `nll`; `None` with fewer than two stretches.
+    /// Standard error of `nll` over the pieces; `None` with fewer than two.
     pub standard_error: Option<f64>,
-    /// 95 % interval of `nll` by the paired bootstrap, over documents if there are at least 10 of them, over stretches
-    /// otherwise; `None` with fewer than two.
+    /// 95 % interval of `nll` by the paired bootstrap over the pieces, by Student's t with fewer than 16; `None` with fewer
+    /// than two.
     pub interval: Option<Interval>,
+    /// What both are over.
+    pub pieces: Pieces,
+}
+
+impl Difference {
+    /// `stretches` have differences as their sums; they were read in windows of `length` tokens.
+    pub(crate) fn of(length: usize, stretches: &[Part]) -> Self {
+        let tokens: usize = stretches.iter().map(|(_, (tokens, _))| tokens).sum();
+        let sum: f64 = stretches.iter().map(|(_, (_, sum))| sum).sum();
+        let (pieces, sums) = Pieces::of(length, stretches);
+        Self {
+            nll: sum / tokens as f64,
+            standard_error: bootstrap::standard_error(&sums),
+            interval: bootstrap(&sums, SEED),
+            pieces,
+        }
+    }
 }
 
 impl Measurement {
@@ -83,9 +97,8 @@ impl Measurement {
     ) -> Self {
         let tokens = stretches.iter().map(|stretch| stretch.tokens).sum();
         let nll_sum = stretches.iter().map(|stretch| stretch.nll_sum).sum();
-        let sums: Vec<_> =
-            stretches.iter().map(|stretch| (stretch.tokens, stretch.nll_sum)).collect();
-        let nll_standard_error = standard_error(&sums);
+        let (_, sums) = Pieces::of(length, &parts(&stretches));
+        let nll_standard_error = bootstrap::standard_error(&sums);
         let positions = vec![];
         Self {
             length,
@@ -129,6 +142,11 @@ impl Measurement {
         Ok(Self { positions, ..average })
     }
 
+    /// What its standard error is over.
+    pub fn pieces(&self) -> Pieces {
+        Pieces::of(self.length, &parts(&self.stretches)).0
+    }
+
     /// Mean negative log-likelihood, in nats per scored token.
     pub fn nll(&self) -> f64 {
         self.nll_sum / self.tokens as f64
@@ -158,45 +176,19 @@ pub fn paired_difference(a: &Measurement, b: &Measurement) -> Result<Difference,
         return Err(EvalError::OtherWindows { a, b });
     }
     let pairs = a.stretches.iter().zip(&b.stretches);
-    let by_document: Vec<_> =
+    let differences: Vec<Part> =
         pairs.map(|(a, b)| (a.document, (a.tokens, a.nll_sum - b.nll_sum))).collect();
-    let differences: Vec<_> = by_document.iter().map(|(_, difference)| *difference).collect();
-    Ok(Difference {
-        nll: mean(&differences),
-        standard_error: standard_error(&differences),
-        interval: bootstrap(&pieces(&by_document), SEED),
-    })
+    Ok(Difference::of(a.length, &differences))
 }
 
-/// Documents, if there are enough of them to draw from; else their stretches.
-fn pieces(stretches: &[(usize, (usize, f64))]) -> Vec<(f64, f64)> {
-    let mut documents: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
-    for &(document, (tokens, sum)) in stretches {
-        let (all_tokens, all_sums) = documents.entry(document).or_default();
-        *all_tokens += tokens as f64;
-        *all_sums += sum;
-    }
-    if documents.len() >= ENOUGH_DOCUMENTS {
-        return documents.into_values().collect();
-    }
-    stretches.iter().map(|&(_, (tokens, sum))| (tokens as f64, sum)).collect()
+fn parts(stretches: &[Stretch]) -> Vec<Part> {
+    stretches.iter().map(|one| (one.document, (one.tokens, one.nll_sum))).collect()
 }
 
-/// Mean per token of clusters of `(tokens, sum)`.
-fn mean(clusters: &[(usize, f64)]) -> f64 {
-    let tokens: usize = clusters.iter().map(|(tokens, _)| tokens).sum();
-    clusters.iter().map(|(_, sum)| sum).sum::<f64>() / tokens as f64
-}
-
-/// Standard error of [`mean`]; see [`Measurement::nll_standard_error`].
+/// Standard error of the mean per token over clusters of `(tokens, sum)`; see [`Measurement::nll_standard_error`].
 pub(crate) fn standard_error(clusters: &[(usize, f64)]) -> Option<f64> {
-    if clusters.len() < 2 {
-        return None;
-    }
-    let (mean, count) = (mean(clusters), clusters.len() as f64);
-    let tokens: usize = clusters.iter().map(|(tokens, _)| tokens).sum();
-    let squares = clusters.iter().map(|&(tokens, sum)| (sum - tokens as f64 * mean).powi(2));
-    Some((count / (count - 1.0) * squares.sum::<f64>()).sqrt() / tokens as f64)
+    let clusters: Vec<_> = clusters.iter().map(|&(tokens, sum)| (tokens as f64, sum)).collect();
+    bootstrap::standard_error(&clusters)
 }
 
 #[cfg(test)]
@@ -211,7 +203,8 @@ mod tests {
             nll_sum,
         };
         let stretches = sums.iter().enumerate().map(stretch).collect();
-        Measurement::new(10, sums.len(), windows_sha256.to_owned(), stretches)
+        let length = sums.iter().map(|(tokens, _)| tokens + 1).max().unwrap();
+        Measurement::new(length, sums.len(), windows_sha256.to_owned(), stretches)
     }
 
     #[track_caller]
@@ -229,7 +222,19 @@ mod tests {
         assert!((unequal.nll() - mean_of_means).abs() > 0.5);
         // Residuals are 9 - 9 · 1.2 and 3 - 1.2.
         let expected = (2.0f64 * (1.8 * 1.8 + 1.8 * 1.8)).sqrt() / 10.0;
-        assert_close(unequal.nll_standard_error.unwrap(), expected);
+        assert_close(standard_error(&[(9, 9.0), (1, 3.0)]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_no_piece_of_its_own() {
+        let one = measurement("", &[(9, 9.0), (1, 3.0)]);
+        assert_eq!((one.nll_standard_error, one.pieces()), (None, Pieces::Stretches(1)));
+        let two = measurement("", &[(9, 9.0), (9, 27.0), (1, 3.0)]);
+        let merged = standard_error(&[(9, 9.0), (10, 30.0)]);
+        assert_eq!((two.nll_standard_error, two.pieces()), (merged, Pieces::Stretches(2)));
+        let zero = measurement("", &[(9, 0.0), (9, 0.0), (1, 0.0)]);
+        let difference = paired_difference(&two, &zero).unwrap();
+        assert_eq!((difference.standard_error, difference.pieces), (merged, two.pieces()));
     }
 
     #[test]
@@ -294,12 +299,12 @@ mod tests {
         assert!(unknown.positions[0].nll_sum.is_nan());
     }
 
-    /// Two stretches of each document, of `n` tokens and as many nats less one, for `n` from 1 on.
+    /// Two stretches of each document, with 0, 1, 2, … nats.
     fn two_stretches_each(documents: usize) -> Measurement {
         let stretch = |n: usize| Stretch {
             document: n / 2,
             start: 10 * (n % 2),
-            tokens: n + 1,
+            tokens: 9,
             nll_sum: n as f64,
         };
         let stretches = (0..2 * documents).map(stretch).collect();
@@ -308,16 +313,20 @@ mod tests {
 
     #[test]
     fn ten_documents_are_the_pieces_of_evidence_and_of_nine_it_is_their_stretches() {
-        let interval = |documents: usize| {
+        let check = |documents: usize, pieces: Pieces, expected: &[(f64, f64)]| {
             let measured = two_stretches_each(documents);
             let mut nothing = measured.clone();
             nothing.stretches.iter_mut().for_each(|stretch| stretch.nll_sum = 0.0);
-            paired_difference(&measured, &nothing).unwrap().interval.unwrap()
+            let difference = paired_difference(&measured, &nothing).unwrap();
+            let error = bootstrap::standard_error(expected);
+            assert_eq!(difference.interval, bootstrap(expected, SEED));
+            assert_eq!((difference.standard_error, difference.pieces), (error, pieces));
+            assert_eq!((measured.nll_standard_error, measured.pieces()), (error, pieces));
         };
-        let documents = (0..10).map(|n| (f64::from(4 * n + 3), f64::from(4 * n + 1)));
-        assert_eq!(Some(interval(10)), bootstrap(&documents.collect::<Vec<_>>(), SEED));
-        let stretches = (0..18).map(|n| (f64::from(n + 1), f64::from(n)));
-        assert_eq!(Some(interval(9)), bootstrap(&stretches.collect::<Vec<_>>(), SEED));
+        let documents: Vec<_> = (0..10).map(|n| (18.0, f64::from(4 * n + 1))).collect();
+        check(10, Pieces::Documents(10), &documents);
+        let stretches: Vec<_> = (0..18).map(|n| (9.0, f64::from(n))).collect();
+        check(9, Pieces::Stretches(18), &stretches);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct Retention {
     pub after: f64,
     /// By what share it rose: 0.02 is 2 %. Negative, if it fell.
     pub increase: f64,
-    /// 95 % interval of `increase` by the paired bootstrap.
+    /// 95 % interval of `increase`: that of the [`Difference`](crate::Difference).
     pub interval: Option<Interval>,
 }
 

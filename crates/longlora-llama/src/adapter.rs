@@ -50,7 +50,7 @@ type Tensors = BTreeMap<String, TensorData>;
 pub struct AdapterFacts {
     /// Version of this program that wrote it.
     pub longlora_version: String,
-    /// Tokens of a training window.
+    /// Tokens that the model is to read at once.
     pub context_length: usize,
     /// Pattern of training; inference attends in full unless told otherwise.
     pub training_pattern: AttentionPattern,

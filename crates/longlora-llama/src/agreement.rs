@@ -2,11 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use longlora_adapters::Rotary;
 use longlora_attention::{AttentionPattern, Layout};
 use serde::{Deserialize, Serialize};
 
+use crate::compute::in_type;
 use crate::llama::Llama;
 use crate::pass::Pass;
 
@@ -50,7 +51,8 @@ pub fn agreement(first: &Llama, second: &Llama, ids: &[u32]) -> Vec<Agreement> {
             let logits = |llama: &Llama, hidden: &Tensor<2>| {
                 llama.valid().scores(hidden.clone().narrow(0, start, width))
             };
-            agreements.push(compare(begin + start, logits(first, &a), logits(second, &b)));
+            let logits = [logits(first, &a), logits(second, &b)];
+            agreements.push(compare(begin + start, logits, first.compute.of_sums()));
         }
     }
     agreements.dedup_by_key(|agreement| agreement.first_position);
@@ -70,9 +72,10 @@ fn hidden(llama: &Llama, ids: &[u32], begin: usize, length: usize) -> Tensor<2> 
     llama.hidden(ids, &pass).squeeze_dim(0)
 }
 
-/// `a`, `b`: `[positions, vocab_size]`
-fn compare(first_position: usize, a: Tensor<2>, b: Tensor<2>) -> Agreement {
+/// `logits`: `[positions, vocab_size]` each; compared in `sums`, since models of bf16 would differ by what that rounds.
+fn compare(first_position: usize, logits: [Tensor<2>; 2], sums: DType) -> Agreement {
     let number = |x: Tensor<1>| x.into_scalar::<f64>();
+    let [a, b] = logits.map(|logits| in_type(logits, sums));
     let positions = a.dims()[0];
     let same = a.clone().argmax(1).equal(b.clone().argmax(1)).int().sum();
     let (log_a, log_b) = (log_softmax(a.clone(), 1), log_softmax(b.clone(), 1));
@@ -84,5 +87,35 @@ fn compare(first_position: usize, a: Tensor<2>, b: Tensor<2>) -> Agreement {
         largest_logit: number(a.abs().max()),
         mean_divergence: number(divergence),
         same_choice: same.into_scalar::<i64>() as usize,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::compute::ComputeType;
+
+    /// Of bf16, in which the numbers are what they are here, but neither their difference nor their divergence would be.
+    #[test]
+    fn logits_of_a_gpu_are_compared_in_f32() {
+        let logits = |logits: [f32; 4]| {
+            let data = TensorData::new(logits.to_vec(), [2, 2]);
+            Tensor::<2>::from_data(data, &Device::default()).cast(DType::BF16)
+        };
+        let pair = [logits([256.0, 254.0, 8.0, 6.0]), logits([-0.40625, -2.46875, 8.0, 6.0])];
+
+        let agreement = compare(3, pair, ComputeType::Bf16.of_sums());
+
+        assert_eq!((agreement.first_position, agreement.positions), (3, 2));
+        assert_eq!((agreement.same_choice, agreement.largest_logit), (2, 256.0));
+        assert_eq!(agreement.largest_difference, 256.46875);
+        // Of two tokens whose logits are 2 apart and, in the second model, 2.0625.
+        let [ours, theirs] = [2.0f64, 2.0625].map(|apart| (-apart).exp().ln_1p());
+        let rare = (-2.0 - ours).exp();
+        let expected = (1.0 - rare) * (theirs - ours) + rare * (2.0625 + theirs - 2.0 - ours);
+        let error = agreement.mean_divergence / (0.5 * expected) - 1.0;
+        assert!(error.abs() < 0.01, "{agreement:?}, not {expected}");
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::kept_input::InputsWait;
+use crate::rope_target::RopeTarget;
 use crate::schedule::Decay;
 
 /// A fine-tuning run.
@@ -45,17 +46,6 @@ pub struct ModelConfig {
     /// bf16. What is trained is f32 either way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weights: WeightStorage,
-}
-
-/// The context to train for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RopeTarget {
-    /// Tokens of a training window.
-    pub length: usize,
-    /// Scaling from the model's own context to `length`; LongLoRA's is `linear`. A model that reaches so far already
-    /// keeps its own.
-    pub rope_scaling: RopeKind,
 }
 
 /// Training text.
@@ -183,7 +173,11 @@ impl FinetuneConfig {
         Self {
             seed: 0,
             model: ModelConfig { path: model, weights: WeightStorage::F32 },
-            context: RopeTarget { length: context_length, rope_scaling: RopeKind::Linear },
+            context: RopeTarget {
+                length: context_length,
+                train_length: None,
+                rope_scaling: RopeKind::Linear,
+            },
             attention: AttentionPattern::LONGLORA,
             data: DataConfig {
                 path: data,
@@ -268,14 +262,7 @@ impl FinetuneConfig {
                 });
             }
         }
-        if !(2..=LONGEST).contains(&self.context.length) {
-            let value = self.context.length.to_string();
-            return Err(TrainError::Value {
-                key: "context.length",
-                value,
-                needed: "predicting takes at least 2 tokens, and no more than 2^32 can be read",
-            });
-        }
+        self.context.validate()?;
         if let HeldOut::Fraction(fraction) = self.data.held_out
             && !(0.0..1.0).contains(&fraction)
         {
@@ -292,7 +279,7 @@ impl FinetuneConfig {
                 needed: "full fine-tuning freezes nothing that could be kept in half the memory; use f32",
             });
         }
-        self.attention.validate(self.context.length)?;
+        self.attention.validate(self.context.window())?;
         self.adapters.as_ref().map_or(Ok(()), AdapterConfig::validate)?;
         self.training.validate()
     }
@@ -390,8 +377,6 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Tokens of a window, beyond which sizes in bytes would no longer fit into a number.
-const LONGEST: usize = 1 << 32;
 /// Of what is counted in windows or folders.
 const MOST: usize = 1 << 20;
 
@@ -426,7 +411,8 @@ mod tests {
             longlora();
         assert_eq!(seed, 0);
         assert_eq!(model, ModelConfig { path: "model".into(), weights: WeightStorage::F32 });
-        assert_eq!(context, RopeTarget { length: 8192, rope_scaling: RopeKind::Linear });
+        let (train_length, rope_scaling) = (None, RopeKind::Linear);
+        assert_eq!(context, RopeTarget { length: 8192, train_length, rope_scaling });
         let (group_size, shift) = (GroupSize::Ratio(0.25), Shift::HalfHeads);
         assert_eq!(attention, AttentionPattern::Shifted { group_size, shift });
         let (order, held_out) = (WindowOrder::Shuffled, HeldOut::Fraction(0.05));

@@ -93,8 +93,8 @@ pub fn preview(
     let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
     let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
     let (llama, selection) = (config.trainable(llama), config.selection());
-    refuse_large_tensors(&llama, training, config.context.length)?;
-    let plan = MemoryPlan::kept_as(storage, &llama, &selection, training, config.context.length);
+    refuse_large_tensors(&llama, training, config.context.window())?;
+    let plan = MemoryPlan::kept_as(storage, &llama, &selection, training, config.context.window());
     Ok((Reading::of(&windows, training), plan))
 }
 
@@ -130,8 +130,8 @@ fn go_on(
     let training = &config.training;
     let selection = config.selection();
     report(Event::Reading(&Reading::of(&windows, training)));
-    refuse_large_tensors(&llama, training, config.context.length)?;
-    let plan = MemoryPlan::new(&llama, &selection, training, config.context.length);
+    refuse_large_tensors(&llama, training, config.context.window())?;
+    let plan = MemoryPlan::new(&llama, &selection, training, config.context.window());
     report(Event::Planned(&plan));
     let max_grad_norm = (training.max_grad_norm > 0.0).then_some(training.max_grad_norm);
     let session = Session {
@@ -239,7 +239,7 @@ fn windows(
 ) -> Result<Windows, TrainError> {
     let (windows, _) = split(config, corpus)?;
     windows.check_vocabulary(vocab_size)?;
-    let (tokens, length) = (windows.tokens(), config.context.length);
+    let (tokens, length) = (windows.tokens(), config.context.window());
     if tokens < length {
         return Err(TrainError::ShortText { path: config.data.path.clone(), tokens, length });
     }
@@ -263,7 +263,7 @@ pub fn held_out_documents(config: &FinetuneConfig) -> Result<Vec<Vec<u32>>, Trai
 
 /// `(training, held out)`
 fn split(config: &FinetuneConfig, corpus: &Corpus) -> Result<(Windows, Windows), TrainError> {
-    let windows = Windows::pack(tokenize(config, corpus)?, config.context.length)?;
+    let windows = Windows::pack(tokenize(config, corpus)?, config.context.window())?;
     let fraction = match config.data.held_out {
         HeldOut::Fraction(fraction) => fraction,
         HeldOut::Path(_) => 0.0,

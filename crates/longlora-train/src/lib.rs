@@ -12,6 +12,7 @@
 mod error;
 mod event;
 mod execution;
+mod rope_target;
 mod config;
 mod batch;
 mod step_output;
@@ -42,8 +43,7 @@ pub use batch::StepBatch;
 pub use checkpoint::Checkpoint;
 pub use clip::clip_by_global_norm;
 pub use config::{
-    DataConfig, FinetuneConfig, HeldOut, LearningRates, ModelConfig, RopeTarget, TrainingConfig,
-    WindowOrder,
+    DataConfig, FinetuneConfig, HeldOut, LearningRates, ModelConfig, TrainingConfig, WindowOrder,
 };
 pub use error::TrainError;
 pub use event::{Event, Reading};
@@ -55,6 +55,7 @@ pub use memory::{device_memory_held, peak_memory_bytes};
 pub use optimizer::Optimizer;
 pub use pretrain::{ModelSizes, PretrainConfig, pretrain};
 pub use rehearsal::Rehearsal;
+pub use rope_target::RopeTarget;
 pub use row_adam_w::RowAdamW;
 pub use row_gradient::RowGradient;
 pub use run_folder::{HashedFile, Manifest, RunFolder};

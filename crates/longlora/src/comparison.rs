@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
-use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, paired_difference};
+use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, context_gain, paired_difference};
 use longlora_llama::{Llama, LlamaConfig};
 use longlora_train::{FinetuneConfig, RunFolder};
 
@@ -96,8 +96,28 @@ impl Comparison {
                 base.perplexity()
             ));
         }
+        findings.extend(longer_context(&self.table, self.longest)?);
         Ok(findings)
     }
+}
+
+/// What the longer context is worth to the fine-tuned model, against the shortest one that was measured and that windows of
+/// the longest one hold as a whole. `None`, if there is none.
+fn longer_context(table: &PerplexityTable, longest: usize) -> Result<Option<String>> {
+    let nested = |length: &usize| *length < longest && longest.is_multiple_of(*length);
+    let shorter = table.lengths().into_iter().filter(nested).min();
+    let Some((short, long)) =
+        shorter.and_then(|length| table.get(FULL, length)).zip(table.get(FULL, longest))
+    else {
+        return Ok(None);
+    };
+    let gain = context_gain(short, long)?;
+    let error = gain.standard_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+    Ok(Some(format!(
+        "To the fine-tuned model the longer context is worth {:.4}{error} nats: {longest} tokens of it against {}, paired over \
+         {}.",
+        gain.nll, short.length, gain.pieces
+    )))
 }
 
 /// The result of a run: the base with its adapter, or a model of its own.
@@ -132,4 +152,46 @@ pub(crate) fn default_lengths(base: &LlamaConfig, context_length: usize) -> Vec<
             .collect();
     lengths.push(context_length);
     lengths
+}
+
+#[cfg(test)]
+mod tests {
+    use longlora_eval::{Measurement, Stretch};
+    use serde_json::json;
+
+    use super::*;
+
+    /// One document in windows side by side, with so many nats per token.
+    fn side_by_side(length: usize, nlls: &[f64]) -> Measurement {
+        let stretch = |(index, nll): (usize, &f64)| Stretch {
+            document: 0,
+            start: index * length,
+            tokens: length - 1,
+            nll_sum: nll * (length - 1) as f64,
+        };
+        let stretches: Vec<Stretch> = nlls.iter().enumerate().map(stretch).collect();
+        let tokens: usize = stretches.iter().map(|one| one.tokens).sum();
+        let nll_sum: f64 = stretches.iter().map(|one| one.nll_sum).sum();
+        serde_json::from_value(json!({
+            "length": length, "windows": nlls.len(), "tokens": tokens, "nll_sum": nll_sum,
+            "nll_standard_error": null, "windows_sha256": "", "stretches": stretches,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_longer_context_is_compared_with_the_shortest_that_it_holds() {
+        let mut table = PerplexityTable::new();
+        let said = |table: &PerplexityTable| longer_context(table, 8).unwrap();
+        table.insert(FULL, side_by_side(8, &[2.0, 3.0, 4.0]));
+        assert_eq!(said(&table), None);
+        table.insert(FULL, side_by_side(3, &[9.0; 8]));
+        assert_eq!(said(&table), None);
+        table.insert(FULL, side_by_side(4, &[2.25, 2.25, 3.5, 3.5, 4.25, 4.25, 9.0]));
+        let expected = "To the fine-tuned model the longer context is worth 0.3333 ± 0.0833 nats: 8 tokens of it against 4, \
+                        paired over 3 stretches of text.";
+        assert_eq!(said(&table).unwrap(), expected);
+        table.insert(FULL, side_by_side(8, &[2.0]));
+        assert!(said(&table).unwrap().contains("0.2500 nats: 8 tokens"));
+    }
 }

@@ -17,6 +17,7 @@ use crate::adapter_args::AdapterArgs;
 use crate::comparison::{Comparison, default_lengths, refuse_short};
 use crate::device::{DeviceArgs, description};
 use crate::embedded;
+use crate::held_out::{left_out, share};
 use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
 use crate::pattern::PatternArgs;
 use crate::places::{refuse_within, typed};
@@ -76,7 +77,7 @@ pub(crate) struct Finetune {
     /// Training text: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// Tokens of a training window: the context to reach
+    /// The context to reach, in tokens: those of a training window, unless --train-length says otherwise
     #[arg(long, value_name = "TOKENS", visible_alias = "context-size")]
     context_length: Option<usize>,
     /// Where the run goes; must not exist yet [default: the next free number below runs]
@@ -106,6 +107,9 @@ struct ContextArgs {
     /// RoPE scaling from the model's own context to the new one: none, linear, ntk, dynamic, yarn or llama3 [default: linear]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeKind>,
+    /// Tokens of a training window, if fewer than the context to reach, to which positions are stretched all the same
+    #[arg(long, value_name = "TOKENS")]
+    train_length: Option<usize>,
     #[command(flatten)]
     pattern: PatternArgs,
 }
@@ -118,7 +122,7 @@ struct HeldOutArgs {
     /// Context lengths of the table, separated by commas [default: the model's own, doubled up to the new one]
     #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
     eval_lengths: Option<Vec<usize>>,
-    /// Measure on so many tokens at most, an equal share from the start of each document
+    /// Measure on so many tokens at most, an equal share from the start of each document that is long enough
     #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
     eval_tokens: usize,
     /// Leave the table out
@@ -268,6 +272,7 @@ impl Finetune {
         if let Some(kind) = self.context.rope_scaling {
             config.context.rope_scaling = kind;
         }
+        config.context.train_length = self.context.train_length.or(config.context.train_length);
         config.attention = self.context.pattern.over(config.attention)?;
         self.adapters.apply(&mut config.adapters);
         self.training.apply(&mut config);
@@ -309,6 +314,9 @@ fn announce(config: &FinetuneConfig, base: &LlamaConfig, device: &Device) -> Tra
     } else {
         format!("training {model} at {to} of its {reach} tokens")
     });
+    if let Some(window) = config.context.train_length {
+        say(&format!("windows have {window} tokens"));
+    }
     for (key, probability) in base.ignored_dropout() {
         say(&format!(
             "`{key}` of config.json, {probability}, is not applied: only LoRA drops out (--lora-dropout)"
@@ -344,19 +352,20 @@ impl HeldOutArgs {
         if let HeldOut::Fraction(_) = config.data.held_out {
             joined_if_short(&mut documents, &lengths);
         }
+        let length = lengths.iter().copied().max().unwrap_or_default();
         let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
-        shorten(&mut documents, self.eval_tokens);
-        let reach = documents.iter().map(Vec::len).max().unwrap_or_default();
-        if let Some(length) = lengths.iter().find(|&&length| length > reach) {
+        let without = share(&mut documents, self.eval_tokens, length);
+        if documents.is_empty() {
+            let reach = longest.min(self.eval_tokens);
             bail!(
                 "the table needs a held-out document of `{length}` tokens, and the longest has `{longest}`, of which \
                  `{reach}` would be used; give longer text with --eval-data, other --eval-lengths or --eval-tokens, or \
                  --no-eval"
             );
         }
-        // Every length is measured on the same documents.
-        let longest = lengths.iter().copied().max().unwrap_or_default();
-        documents.retain(|document| document.len() >= longest);
+        if let Some(said) = left_out(&documents, without, self.eval_tokens) {
+            say(&said);
+        }
         Ok(Some(TablePlan { documents, lengths }))
     }
 }
@@ -446,7 +455,7 @@ fn report(
         perplexity,
         costs: vec![Cost {
             name: "training".to_owned(),
-            context: config.context.length,
+            context: config.context.window(),
             seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
             peak_memory_bytes: steps.iter().filter_map(StepReport::memory_bytes).max(),
             trainable: Some(trainable.total() as u64),
@@ -464,7 +473,6 @@ fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
     }
 }
 
-/// `runs/1`, `runs/2`, …
 /// Whether another process has just taken a number that was free.
 fn is_taken(run: &Result<RunFolder, TrainError>) -> bool {
     match run {
@@ -473,13 +481,8 @@ fn is_taken(run: &Result<RunFolder, TrainError>) -> bool {
     }
 }
 
+/// `runs/1`, `runs/2`, …
 fn next_free_run() -> Result<PathBuf> {
     let free = (1..u32::MAX).map(|number| PathBuf::from(format!("runs/{number}")));
     free.into_iter().find(|path| !path.exists()).context("there is no free number below runs")
-}
-
-/// Keeps the first `tokens`, shared evenly by the documents.
-fn shorten(documents: &mut [Vec<u32>], tokens: usize) {
-    let each = tokens / documents.len().max(1);
-    documents.iter_mut().for_each(|document| document.truncate(each));
 }

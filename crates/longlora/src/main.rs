@@ -16,6 +16,7 @@ mod model;
 mod embedded;
 mod adapter_args;
 mod training_args;
+mod held_out;
 mod finetune;
 mod comparison;
 mod perplexity;

@@ -120,8 +120,8 @@ fn perplexity(report: &Report) -> Result<Section, ReportError> {
 /// Where one model is lost, the others are told apart in a second figure.
 fn perplexity_by_length(report: &Report) -> Result<Vec<Figure>, ReportError> {
     let point = |measurement: &Measurement| {
-        let error =
-            half_width(measurement.stretches.len()) * measurement.nll_standard_error.unwrap_or(0.0);
+        let error = half_width(measurement.pieces().count())
+            * measurement.nll_standard_error.unwrap_or(0.0);
         let nll = measurement.nll();
         let interval = [nll - error, nll + error].map(f64::exp);
         Point { x: measurement.length as f64, y: nll.exp(), interval }

@@ -9,6 +9,8 @@ use longlora_llama::write_atomically;
 use longlora_train::{FinetuneConfig, HeldOut};
 use sha2::{Digest, Sha256};
 
+use crate::held_out::{left_out, share};
+
 /// What is learned from, and what is measured on.
 pub(super) struct Text {
     /// Where the token ids to train on are, once they were [left](Self::leave_in) there.
@@ -23,26 +25,26 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// Reads the text that `config` names; `tokens` are measured on at most, an equal share from the start of each document.
+    /// Reads the text that `config` names; `tokens` are measured on at most, an equal share from the start of each document
+    /// that is long enough.
     pub(super) fn read(config: &FinetuneConfig, tokens: usize) -> Result<Self> {
         let mut train = tokenize(&config.data.path, &config.model.path)?;
         let mut held_out = match &config.data.held_out {
             HeldOut::Path(path) => tokenize(path, &config.model.path)?,
             HeldOut::Fraction(fraction) => part(&mut train, *fraction),
         };
-        let longest =
-            |held_out: &[Vec<u32>]| held_out.iter().map(Vec::len).max().unwrap_or_default();
-        let whole = longest(&held_out);
-        let each = tokens / held_out.len().max(1);
-        held_out.iter_mut().for_each(|document| document.truncate(each));
-        let (used, length) = (longest(&held_out), config.context.length);
-        // Every length is measured on the same documents.
-        held_out.retain(|document| document.len() >= length);
+        let whole = held_out.iter().map(Vec::len).max().unwrap_or_default();
+        let length = config.context.length;
+        let used = whole.min(tokens);
+        let without = share(&mut held_out, tokens, length);
         ensure!(
-            used >= length,
+            !held_out.is_empty(),
             "the longest held-out document has `{whole}` tokens, of which `{used}` would be used, and `{length}` are \
              measured; give longer text with --eval-data, or raise --eval-tokens"
         );
+        if let Some(said) = left_out(&held_out, without, tokens) {
+            crate::say(&said);
+        }
         let json = serde_json::to_vec(&train)?;
         let (train_sha256, held_out_sha256) =
             (sha256(&json), sha256(&serde_json::to_vec(&held_out)?));

@@ -35,7 +35,7 @@ pub(super) static METHODS: [Method; 23] = [
     untrained("ntk", "NTK, untrained", Some(RopeKind::Ntk)),
     untrained("dynamic", "dynamic NTK, untrained", Some(RopeKind::Dynamic)),
     untrained("yarn", "YaRN, untrained", Some(RopeKind::Yarn)),
-    trained("lora-half-length", "LoRA, full attention, half the length", half_length),
+    trained("lora-half-length", "LoRA, full attention, windows of half the length", half_length),
     trained("lora", "LoRA, full attention", |config| {
         config.attention = AttentionPattern::Full;
         lora_alone(config);
@@ -96,11 +96,12 @@ const fn ablation(
     Method { name, title, way: Way::Trained(change), usual: false }
 }
 
-/// As many tokens per step, in twice as many windows.
+/// As many tokens per step, in twice as many windows; positions are stretched to the whole length, at which all methods are
+/// measured.
 fn half_length(config: &mut FinetuneConfig) {
     config.attention = AttentionPattern::Full;
     lora_alone(config);
-    config.context.length /= 2;
+    config.context.train_length = Some(config.context.length / 2);
     config.training.accumulation *= 2;
 }
 
@@ -174,9 +175,11 @@ mod tests {
             config.validate().unwrap();
             assert!(!seen.contains(&config), "{}", method.name);
             let tokens = |config: &FinetuneConfig| {
-                config.context.length * config.training.accumulation * config.training.batch_size
+                let training = &config.training;
+                config.context.window() * training.accumulation * training.batch_size
             };
             assert_eq!(tokens(&config), tokens(&base), "{}", method.name);
+            assert_eq!(config.context.length, base.context.length, "{}", method.name);
             seen.push(config);
         }
         assert_eq!(named("longlora").unwrap().title, "LongLoRA");

@@ -78,7 +78,7 @@ pub(crate) struct Compare {
     /// Context lengths to measure, separated by commas [default: half of the model's own, then doubled up to the new one]
     #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
     eval_lengths: Vec<usize>,
-    /// Measure on so many tokens at most, an equal share from the start of each document
+    /// Measure on so many tokens at most, an equal share from the start of each document that is long enough
     #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
     eval_tokens: usize,
     /// Passkeys for each length and depth; 0 leaves them out
@@ -363,7 +363,7 @@ impl Compare {
         let (Way::Trained(_), Some(training)) = (&method.way, training) else {
             return Ok(Row::untrained(method, self.untrained(method, config, bench)?));
         };
-        let context_length = training.context.length;
+        let context_length = training.context.window();
         let what = Training { trainable: self.count(&training)?, context_length };
         let mut of_seeds = vec![];
         for &seed in seeds {
@@ -415,7 +415,7 @@ impl Compare {
         let key =
             fingerprint(&[&config.model.path, &result], &format!("{:?}", config.model.weights))?;
         let name = format!("{}-seed{}", method.name, config.seed);
-        let pattern = (config.attention, config.context.length);
+        let pattern = (config.attention, config.context.window());
         bench.measure(&name, &key, Some(pattern), || {
             load_finetuned(config, run, &self.device.open()?)
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use longlora_eval::{
-    Answer, Cost as ReportCost, HeatMap, LossCurve, Measurement, PerplexityTable, Report,
+    Answer, Cost as ReportCost, HeatMap, LossCurve, Measurement, PerplexityTable, Pieces, Report,
     ReportTable, Retention, paired_difference,
 };
 use longlora_llama::write_atomically;
@@ -230,6 +230,8 @@ impl Summary {
             Ok(row.perplexities()?.into_iter().find(|one| one.length == self.longest))
         };
         let of_name = |name: &str| self.rows.iter().find(|row| row.method.name == name);
+        // All of them are of the same text.
+        let measured = self.rows.first().map(at).transpose()?.flatten();
         let mut rows = vec![];
         for row in &self.rows {
             let mut cells = vec![row.method.title.to_owned()];
@@ -247,10 +249,10 @@ impl Summary {
         }
         Ok(ReportTable {
             title: format!("Differences at {} tokens", self.longest),
-            note: "Nats per token, negative if the method of the row is better; 95 % intervals by the paired bootstrap over \
-                   stretches of text, means over seeds."
-                .to_owned(),
-            head: ["method", "against YaRN, untrained", "against LongLoRA"].map(str::to_owned).to_vec(),
+            note: note_on_differences(measured.map(|one| one.pieces())),
+            head: ["method", "against YaRN, untrained", "against LongLoRA"]
+                .map(str::to_owned)
+                .to_vec(),
             rows,
         })
     }
@@ -354,6 +356,19 @@ fn in_words(ours: &Measurement, theirs: &Measurement) -> Result<String> {
     Ok(format!("{:+.4}{interval}", difference.nll))
 }
 
+/// What stands over differences that were measured on so many pieces of text.
+fn note_on_differences(pieces: Option<Pieces>) -> String {
+    let intervals = match pieces {
+        Some(pieces) if pieces.count() > 1 => {
+            format!("; 95 % intervals by {} over {pieces}", pieces.interval_method())
+        }
+        _ => String::new(),
+    };
+    format!(
+        "Nats per token, negative if the method of the row is better{intervals}; means over seeds."
+    )
+}
+
 fn measured_on(held_out: &HeldOut) -> String {
     match held_out {
         HeldOut::Path(path) => path.display().to_string(),
@@ -363,4 +378,30 @@ fn measured_on(held_out: &HeldOut) -> String {
 
 fn name_of(path: &str) -> &str {
     Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_how_intervals_were_found() {
+        let check = |pieces: Option<Pieces>, expected: &str| {
+            let note = note_on_differences(pieces);
+            assert_eq!(
+                note,
+                format!(
+                    "Nats per token, negative if the method of the row is better{expected}; means over seeds."
+                )
+            );
+        };
+        let few = "; 95 % intervals by Student's t over 15 stretches of text";
+        check(Some(Pieces::Stretches(15)), few);
+        check(
+            Some(Pieces::Documents(16)),
+            "; 95 % intervals by the paired bootstrap over 16 documents",
+        );
+        check(Some(Pieces::Stretches(1)), "");
+        check(None, "");
+    }
 }

@@ -1,8 +1,16 @@
 //! Which method to take, and why.
 
 use anyhow::Result;
-use longlora_eval::{Measurement, Retention, bootstrap, paired_difference};
+use longlora_eval::{
+    Difference, ENOUGH_PIECES as ENOUGH, Measurement, Retention, bootstrap, paired_difference,
+};
 
+/// A method is as good as the best one if it is worse by less, in nats per token, at the upper end of the 95 % interval: 2 %
+/// of the perplexity. That is less than half of what the short context may lose, and about what the seeds of one method are
+/// apart (docs/results.md has from 0.007 to 0.1), so that it is no reason to train for longer.
+const MARGIN: f64 = 0.02;
+/// Half of a 95 % interval in standard errors, where there is enough text.
+const NORMAL: f64 = 1.96;
 /// The short context may lose so much; `eval retention` has the same default.
 const LOSS: f64 = 0.05;
 
@@ -37,8 +45,44 @@ impl Candidate<'_> {
     }
 }
 
-/// One sentence per step of the decision: the best perplexity; those that cannot be told from it; of these, one that keeps
-/// the short context and finds as many passkeys as any, and of these the cheapest. Then whatever else finds more.
+/// How a method compares with the one of the lowest perplexity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Standing {
+    /// It is that one, or worse by less than [`MARGIN`].
+    AsGood,
+    /// Nothing else is known than that it is worse.
+    Worse,
+    /// Neither is known: there is too little text. It would take about so many times as much, if that can be told.
+    Open(Option<f64>),
+}
+
+impl Standing {
+    fn of(candidate: &Candidate<'_>, best: &Candidate<'_>) -> Result<Self> {
+        if candidate.title == best.title {
+            return Ok(Self::AsGood);
+        }
+        let difference = paired_difference(candidate.longest, best.longest)?;
+        Ok(match difference.interval {
+            Some(interval) if interval.high < MARGIN => Self::AsGood,
+            Some(interval) if interval.low > 0.0 => Self::Worse,
+            _ => Self::Open(more_text(&difference)),
+        })
+    }
+}
+
+/// How many times as much text would decide, if all of it were like this: the interval then ends where the difference is
+/// either told from nothing or below the margin, whichever takes less.
+fn more_text(difference: &Difference) -> Option<f64> {
+    let half = difference.nll.max(MARGIN - difference.nll);
+    let there = difference.pieces.count() as f64;
+    let needed = there * (NORMAL * difference.standard_error? / half).powi(2);
+    // With fewer, the interval is Student's, and wider.
+    Some((needed.max(ENOUGH as f64) / there).max(2.0))
+}
+
+/// One sentence per step of the decision: the best perplexity; those that are as good; of these, one that keeps the short
+/// context and finds as many passkeys as any, and of these the cheapest. Then whatever else finds more. Where the text is too
+/// short to say of each whether it is as good or worse, there is no recommendation.
 pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
     let by_nll =
         |a: &&Candidate<'_>, b: &&Candidate<'_>| a.longest.nll().total_cmp(&b.longest.nll());
@@ -49,20 +93,33 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
         best.title,
         best.longest.perplexity()
     )];
-    if best.longest.stretches.len() < 2 {
-        reasons.push(
-            "That is one window of text, which cannot tell methods apart; give more held-out text, or raise --eval-tokens."
-                .to_owned(),
-        );
+    let pieces = best.longest.pieces();
+    if pieces.count() < ENOUGH {
+        reasons.push(format!(
+            "Measured was {pieces}, and fewer than {ENOUGH} tell little about other text: give more that is held out, or raise \
+             --eval-tokens."
+        ));
     }
-    let equals = equals(candidates, best)?;
+    let (mut equals, mut open) = (vec![], vec![]);
+    for candidate in candidates {
+        match Standing::of(candidate, best)? {
+            Standing::AsGood => equals.push(candidate),
+            Standing::Worse => {}
+            Standing::Open(times) => open.push((candidate.title, times)),
+        }
+    }
     let others: Vec<&str> =
         equals.iter().map(|one| one.title).filter(|title| *title != best.title).collect();
     if !others.is_empty() {
         reasons.push(format!(
-            "On this text it cannot be told from {} (95 % intervals of the paired differences).",
+            "As good, worse by less than {MARGIN} nats (2 % of the perplexity) at the upper end of the 95 % interval of the paired \
+             difference: {}.",
             others.join(", ")
         ));
+    }
+    if !open.is_empty() {
+        reasons.push(no_recommendation(&open, best.longest.tokens));
+        return Ok(reasons);
     }
     let keeping: Vec<_> =
         equals.iter().copied().filter(|one| one.keeps_the_short_context()).collect();
@@ -74,21 +131,22 @@ pub(super) fn recommend(candidates: &[Candidate<'_>]) -> Result<Vec<String>> {
     Ok(reasons)
 }
 
-/// Those whose perplexity cannot be told from the best one's. Where nothing can be told, for want of text, that is the best
-/// one alone.
-fn equals<'a>(
-    candidates: &'a [Candidate<'a>],
-    best: &Candidate<'_>,
-) -> Result<Vec<&'a Candidate<'a>>> {
-    let mut equals = vec![];
-    for candidate in candidates {
-        let difference = paired_difference(candidate.longest, best.longest)?;
-        let alike = difference.interval.is_some_and(|interval| !interval.excludes_zero());
-        if alike || candidate.title == best.title {
-            equals.push(candidate);
+/// `open` has a title and how many times as much text each needs; `tokens` were scored.
+fn no_recommendation(open: &[(&str, Option<f64>)], tokens: usize) -> String {
+    let titles: Vec<&str> = open.iter().map(|(title, _)| *title).collect();
+    let times: Option<Vec<f64>> = open.iter().map(|(_, times)| *times).collect();
+    let more = match times.map(|times| times.into_iter().fold(2.0f64, f64::max).ceil()) {
+        Some(times) if times.is_finite() => {
+            format!("about {times:.0} times as much, {:.0} tokens,", times * tokens as f64)
         }
-    }
-    Ok(equals)
+        _ => format!("at least {ENOUGH} windows"),
+    };
+    format!(
+        "No recommendation: this text is too short to tell whether {} {} as good, worse by less than {MARGIN} nats, or worse. \
+         Measure on more of it, {more} by --eval-data and --eval-tokens.",
+        titles.join(", "),
+        if titles.len() == 1 { "is" } else { "are" }
+    )
 }
 
 /// Those that find as many passkeys as the best of them, as far as it can be told.
@@ -187,7 +245,7 @@ mod tests {
     #[test]
     fn the_cheapest_of_those_that_are_as_good_is_recommended() {
         let (good, equal, bad) =
-            (measurement(0.0, 0.0), measurement(0.001, 0.05), measurement(0.5, 0.01));
+            (measurement(0.0, 0.0), measurement(0.001, 0.02), measurement(0.5, 0.01));
         let kept = lost(0.01);
         check(
             &[
@@ -195,7 +253,13 @@ mod tests {
                 ("fast", &equal, &kept, 30.0),
                 ("free", &bad, &kept, 0.0),
             ],
-            &["slow has the lowest", "cannot be told from fast", "Recommended: fast", "30 s"],
+            &[
+                "slow has the lowest",
+                "less than 0.02 nats",
+                "difference: fast.",
+                "Recommended: fast",
+                "30 s",
+            ],
         );
         check(
             &[("slow", &good, &kept, 90.0), ("fast", &equal, &lost(0.2), 30.0)],
@@ -206,23 +270,68 @@ mod tests {
         check(&[("free", &good, &[], 0.0)], &["was not measured"]);
     }
 
+    /// Worse without a doubt, and by less than anybody would notice.
     #[test]
-    fn one_window_makes_nothing_equal() {
-        let cut = |shift| {
-            let mut one = measurement(shift, 0.0);
-            one.stretches.truncate(1);
-            one
-        };
-        let (good, bad, kept) = (cut(0.0), cut(0.5), lost(0.0));
+    fn what_is_worse_by_next_to_nothing_is_as_good() {
+        let (good, equal, bad) =
+            (measurement(0.0, 0.0), measurement(0.015, 0.001), measurement(0.025, 0.001));
+        let kept = lost(0.0);
         check(
-            &[("slow", &good, &kept, 90.0), ("free", &bad, &kept, 0.0)],
-            &["one window of text", "Recommended: slow;"],
+            &[
+                ("slow", &good, &kept, 9.0),
+                ("fast", &equal, &kept, 3.0),
+                ("free", &bad, &kept, 0.0),
+            ],
+            &["difference: fast. Recommended: fast"],
         );
     }
+
+    fn cut(shift: f64, noise: f64, stretches: usize) -> Measurement {
+        let mut part = measurement(shift, noise);
+        part.stretches.truncate(stretches);
+        part.tokens = 7 * stretches;
+        part.nll_sum = part.stretches.iter().map(|one| one.nll_sum).sum();
+        part
+    }
+
+    #[test]
+    fn what_cannot_be_told_from_the_best_one_is_not_as_good_for_that() {
+        let kept = lost(0.0);
+        let said = |good: &Measurement, bad: &Measurement| {
+            let candidate = |(title, longest, seconds)| Candidate {
+                title,
+                longest,
+                retention: &kept,
+                passkeys: &[],
+                seconds,
+            };
+            let said =
+                recommend(&[("slow", good, 90.0), ("free", bad, 0.0)].map(candidate)).unwrap();
+            assert!(said.iter().all(|one| !one.contains("Recommended")), "{said:?}");
+            said.join(" ")
+        };
+        // A perplexity of 85 beside 31, whose interval by Student's t of two stretches has nothing inside.
+        let few = said(&cut(0.0, 0.0, 2), &cut(1.0, 0.3, 2));
+        for part in ["Measured was 2 stretches of text", "fewer than 16", "whether free is as good"]
+        {
+            assert!(few.contains(part), "{few}");
+        }
+        assert!(few.contains("about 8 times as much, 112 tokens, by --eval-data"), "{few}");
+        let one = said(&cut(0.0, 0.0, 1), &cut(0.5, 0.0, 1));
+        assert!(
+            one.contains("one stretch of text") && one.contains("at least 16 windows"),
+            "{one}"
+        );
+        // The standard error is 0.05 · √(20/19) / √20, of which 1.96 have to be less than 0.019.
+        let noisy = said(&measurement(0.0, 0.0), &measurement(0.001, 0.05));
+        assert!(noisy.contains("about 2 times as much, 280 tokens"), "{noisy}");
+        assert!(!noisy.contains("fewer than"), "{noisy}");
+    }
+
     #[test]
     fn what_finds_fewer_passkeys_is_not_recommended_for_its_cost() {
         let (good, equal, bad) =
-            (measurement(0.0, 0.0), measurement(0.001, 0.05), measurement(0.5, 0.01));
+            (measurement(0.0, 0.0), measurement(0.001, 0.02), measurement(0.5, 0.01));
         let kept = lost(0.01);
         let candidate = |title, longest, passkeys, seconds| Candidate {
             title,
