@@ -58,7 +58,7 @@ impl RetentionCheck {
             self.max_increase
         );
         refuse_short("--lengths", &self.lengths)?;
-        self.model.check_adapter()?;
+        self.model.stretch(None)?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;
