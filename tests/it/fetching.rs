@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::fixture::{golden, write};
+use crate::fixture::{golden, json, write};
 use crate::server::{Answer, Request, Server};
 
 /// `printf hello | git hash-object --stdin`
@@ -111,6 +111,14 @@ fn a_fetched_model_is_found_by_its_name_without_the_network() {
     let output = longlora(folder.path(), &hub, &[], &finetune);
     let said = text(&output.stderr) + &text(&output.stdout);
     assert!(said.contains("models--a--tiny"), "{said}");
+
+    let size = ["--context-length", "256", "--steps", "1", "--accumulation", "1", "--no-eval"];
+    let train = ["finetune", "--model", "a/tiny", "--data", "ids.json", "--out", "run"];
+    let output = longlora(folder.path(), &hub, &[], &[&train[..], &size].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let adapter = json(&folder.path().join("run/adapter/adapter_config.json"));
+    assert_eq!(adapter["base_model_name_or_path"], "a/tiny");
+    assert_eq!(adapter["revision"], "2".repeat(40));
 
     // As huggingface_hub: what is there is there.
     let offline = [("HF_HUB_OFFLINE", "1")];

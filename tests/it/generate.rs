@@ -49,10 +49,13 @@ fn rope_kinds() -> Vec<Value> {
         scaled(json!({
             "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8,
         })),
-        scaled(json!({
-            "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 8,
-            "short_factor": [1.0, 1.1], "long_factor": [1.5, 3.0],
-        })),
+        json!({
+            "max_position_embeddings": 32,
+            "original_max_position_embeddings": 8,
+            "rope_scaling": {
+                "rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [1.5, 3.0],
+            },
+        }),
         scaled(json!({
             "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8,

@@ -1,13 +1,15 @@
 //! Against PEFT 0.17.1 on `transformers` 4.57.1, f32, on a CPU: rank 8 on q, k, v and o of the tiny model.
 
+use std::path::Path;
+
 use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
 use burn::train::TrainStep;
 use longlora_adapters::{AdapterConfig, RopeGranularity, RopeOffsetConfig};
 use longlora_attention::{AttentionPattern, GroupSize, Layout, Shift};
 use longlora_llama::{
-    AdapterFacts, Llama, Selection, collect, load_adapter, load_pretrained, read_tensors,
-    save_adapter,
+    AdapterFacts, BaseModel, Llama, Selection, collect, load_adapter, load_pretrained,
+    read_tensors, save_adapter,
 };
 use longlora_train::{
     Decay, Execution, LearningRates, Optimizer, Trainee, TrainingConfig, clip_by_global_norm,
@@ -168,14 +170,9 @@ fn twenty_steps_end_where_pytorch_ends() {
 #[track_caller]
 fn check_round_trip(llama: &Llama, config: &AdapterConfig) -> Tensors {
     let folder = tempfile::tempdir().unwrap();
-    let facts = AdapterFacts {
-        longlora_version: "0.1.0".to_owned(),
-        context_length: 512,
-        training_pattern: AttentionPattern::LONGLORA,
-        rope: llama.config.rope.clone(),
-        rope_offset: config.rope_offset,
-    };
-    save_adapter(llama, config, &facts, "tiny/model", folder.path()).unwrap();
+    let facts = AdapterFacts::new(llama, config, 512, AttentionPattern::LONGLORA);
+    let base = BaseModel::at(Path::new("tiny/model"));
+    save_adapter(llama, config, &facts, &base, folder.path()).unwrap();
 
     let (loaded, loaded_config, loaded_facts) =
         load_adapter(base(&Device::default()), folder.path()).unwrap();

@@ -18,6 +18,7 @@ mod golden_tiny; // transformers: logits, loss and every gradient of a tiny LLaM
 mod golden_families; // transformers: the same of tiny models of every family
 mod gguf; // GGUF files: out and in again, bit for bit
 mod golden_lora; // PEFT: an adapter in, merged, trained for 20 steps, and out again
+mod golden_longlora; // LongLoRA's own code: adapters with norms and embeddings in a file beside them
 mod golden_smollm2; // transformers and PEFT: the real model of this project
 mod peft; // PEFT's options: rsLoRA, DoRA, patterns, saved modules, in and out again
 mod golden_passkeys; // transformers: what the real model answers to passkeys

@@ -10,8 +10,8 @@ use burn::tensor::{Device, TensorData};
 use longlora_adapters::{AdapterConfig, LoraConfig, TargetModule};
 use longlora_attention::{AttentionPattern, Layout};
 use longlora_llama::{
-    AdapterFacts, Llama, MAX_SHARD_BYTES, Selection, collect, load_adapter, load_pretrained,
-    read_tensors, restore, save_adapter, save_pretrained, write_tensors,
+    AdapterFacts, BaseModel, Llama, MAX_SHARD_BYTES, Selection, collect, load_adapter,
+    load_pretrained, read_tensors, restore, save_adapter, save_pretrained, write_tensors,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -105,14 +105,9 @@ fn logits(llama: &Llama, rows: &[Vec<u32>]) -> TensorData {
 
 fn save(llama: &Llama, config: &AdapterConfig) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let facts = AdapterFacts {
-        longlora_version: "0.1.0".to_owned(),
-        context_length: 128,
-        training_pattern: AttentionPattern::Full,
-        rope: llama.config.rope.clone(),
-        rope_offset: config.rope_offset,
-    };
-    save_adapter(llama, config, &facts, "tiny/model", folder.path()).unwrap();
+    let facts = AdapterFacts::new(llama, config, 128, AttentionPattern::Full);
+    let base = BaseModel::at(Path::new("tiny/model"));
+    save_adapter(llama, config, &facts, &base, folder.path()).unwrap();
     folder
 }
 
@@ -214,6 +209,8 @@ fn names_words_and_expressions_choose_the_same_layers() {
         ("layers", json!({ "layers_to_transform": 1, "layers_pattern": null })),
         ("layers", json!({ "layers_to_transform": null, "exclude_modules": r".*\.0\..*" })),
         ("saved", json!({ "modules_to_save": ["model.norm", "layernorm", "tokens", "lm_head"] })),
+        // What the model does not have means nothing.
+        ("saved", json!({ "modules_to_save": ["norm", "embed_tokens", "lm_head", "score"] })),
         ("rslora", json!({ "r": 99, "rank_pattern": { "q_proj": 4, ".*": 4, "v_proj": 1 } })),
         ("rslora", json!({ "eva_config": { "rho": 2.0 }, "init_lora_weights": "eva" })),
         ("dora", json!({ "peft_version": "0.18.0", "arrow_config": null })),
@@ -254,6 +251,47 @@ fn ensured_ties_hold() {
     let table = tied.model.embed_tokens.weight.val().into_data();
     let theirs = Case::load("tied_embeddings").llama.model.embed_tokens.weight.val().into_data();
     assert_eq!(table, theirs);
+}
+
+/// Told to save embeddings, too, PEFT writes the trained table as the head's, and that of the base.
+#[test]
+fn ensured_ties_hold_whatever_else_is_saved() {
+    let theirs = adapter_folder("tied_embeddings");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = fixture::json(&theirs.join("adapter_config.json"));
+    config["ensure_weight_tying"] = true.into();
+    write_json(&folder.path().join("adapter_config.json"), &config);
+    let model = "adapter_model.safetensors";
+    let mut tensors = read_tensors(&theirs.join(model)).unwrap();
+    let (head, embed) = ("base_model.model.lm_head", "base_model.model.model.embed_tokens");
+    let table = tensors[&format!("{embed}.weight")].clone();
+    let of_base = base(true).model.embed_tokens.weight.val().into_data();
+    for module in [head, embed] {
+        tensors.insert(format!("{module}.weight"), table.clone());
+        tensors.insert(format!("{module}.modules_to_save.weight"), table.clone());
+        tensors.insert(format!("{module}.original_module.weight"), of_base.clone());
+    }
+    // And what old versions of transformers had among the weights.
+    let computed = "base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq";
+    tensors.insert(computed.to_owned(), TensorData::new(vec![1_f32; 8], [8]));
+    write_tensors(&folder.path().join(model), &tensors).unwrap();
+
+    let (llama, config, _) = load_adapter(base(true), folder.path()).unwrap();
+    assert!(config.embeddings && !config.head && llama.lm_head.is_none());
+    assert_eq!(llama.model.embed_tokens.weight.val().into_data(), table);
+}
+
+/// PEFT calls them integers, and so do readers in languages with types.
+#[test]
+fn whole_alphas_are_written_as_whole_numbers() {
+    let (_, tied, config) = ours().into_iter().find(|(name, ..)| *name == "patterns").unwrap();
+    let folder = save(&drawn(tied, &config, 5), &config);
+    let peft = fixture::json(&folder.path().join("adapter_config.json"));
+    assert_eq!(peft["lora_alpha"].to_string(), "4");
+    let alphas = peft["alpha_pattern"].as_object().unwrap().values();
+    let mut alphas: Vec<String> = alphas.map(Value::to_string).collect();
+    alphas.sort();
+    assert_eq!(alphas, ["1.5", "9"]);
 }
 
 /// Before, a tied table was written once, as the embeddings.
@@ -302,6 +340,8 @@ fn two_tables_where_there_is_one_are_a_contradiction() {
         for part in ["adapter_model.safetensors", "contradicts", "`lm_head.weight`"] {
             assert!(error.contains(part), "{name}: {error}");
         }
+        let of_base = error.contains("`model.embed_tokens.original_module.weight`");
+        assert_eq!(of_base, name == "tied_resized", "{name}: {error}");
     }
 }
 

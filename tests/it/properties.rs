@@ -231,3 +231,10 @@ fn a_model_on_the_autodiff_device_computes_the_same_bits() {
     assert_eq!(ours, logits(&on_autodiff, SHIFTED, &ids));
     assert_eq!(ours, logits(&on_autodiff.valid(), SHIFTED, &ids));
 }
+
+#[test]
+#[should_panic(expected = "has an adapter already")]
+fn a_trained_adapter_is_not_lost_to_a_second_one() {
+    let only_lora = AdapterConfig { rope_offset: None, ..adapters(RopeGranularity::Head) };
+    config(json!({})).init(&Device::default()).attach(&only_lora, 1).attach(&only_lora, 2);
+}

@@ -122,7 +122,8 @@ fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
     check_with(|config| config.model.weights = WeightStorage::Bf16, |_| {});
     let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
     let change = |config: &mut FinetuneConfig| {
-        config.model = ModelConfig { path: tied.path().to_owned(), weights: WeightStorage::Bf16 };
+        let (path, weights) = (tied.path().to_owned(), WeightStorage::Bf16);
+        config.model = ModelConfig { path, weights, fetched: None };
         adapters(config).head = true;
         adapters(config).lora.as_mut().unwrap().use_dora = true;
     };
@@ -389,7 +390,7 @@ fn a_run_learns_and_leaves_the_frozen_weights_as_they_were() {
     let loaded = load_pretrained(&golden("tiny/model"), &Device::default()).unwrap();
     let (loaded, adapters, facts) = load_adapter(loaded, &place.path("run/adapter")).unwrap();
     assert_eq!(Some(&adapters), config.adapters.as_ref());
-    assert_eq!(facts.unwrap().training_pattern, AttentionPattern::LONGLORA);
+    assert_eq!(facts.unwrap().training_pattern(), AttentionPattern::LONGLORA);
     assert_eq!(loaded.config.rope, llama.config.rope);
     assert_eq!(loaded.config.rope.max_position_embeddings, 160);
     for selection in [Selection::Base, Selection::Adapter(adapters)] {

@@ -32,7 +32,16 @@ impl LoraLinear {
     }
 
     /// Freezes the layer and gives it a fresh update; a weight that was never drawn stays so.
+    ///
+    /// # Panics
+    /// If the layer has an update, which would be lost: [merge](Self::merge) it first; or if `config` is of rank 0, has a
+    /// scale that is no number, or drops entries with a probability outside of [0, 1).
     pub fn attach(self, config: &UpdateConfig, random: &mut impl Rng) -> Self {
+        let UpdateConfig { rank, scale, dropout, .. } = *config;
+        assert!(self.update.is_none(), "the layer has an update already; merge it first");
+        assert!(rank > 0, "an update of rank 0 is none");
+        assert!(scale.is_finite(), "the scale of an update is a number, got {scale}");
+        assert!((0.0..1.0).contains(&dropout), "dropout is in [0, 1), got {dropout}");
         let base = self.base.freeze();
         let update = LowRank::new(config, &base.weight, random);
         Self { base, update: Some(update) }
@@ -243,6 +252,21 @@ mod tests {
             let expected = wide.merge().base.weight.val().cast(DType::BF16);
             assert_eq!(numbers(merged), numbers(expected));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "has an update already")]
+    fn a_trained_update_is_not_lost_to_a_second_one() {
+        let layer = trained(base(false, &Device::flex()), 2);
+        layer.attach(&update(2, false), &mut ChaCha8Rng::seed_from_u64(3));
+    }
+
+    #[test]
+    #[should_panic(expected = "rank 0")]
+    fn an_update_of_rank_zero_is_none() {
+        let config = UpdateConfig { rank: 0, ..update(2, false) };
+        LoraLinear::new(base(false, &Device::flex()))
+            .attach(&config, &mut ChaCha8Rng::seed_from_u64(3));
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Numbers agree with `transformers` 4.57.1, `modeling_rope_utils.py`, of which the golden file is
-//! a printout.
+//! a printout. Where version 5 reads a config otherwise, `rope_scaling` is read as 4.57 reads it, and `rope_parameters` as 5
+//! does: longrope and yarn whose `original_max_position_embeddings` stands beside the dictionary or in it alone.
 
 mod frequencies;
 mod validate;

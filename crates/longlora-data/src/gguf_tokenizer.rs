@@ -1,5 +1,5 @@
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use longlora_gguf::{GgufFile, Metadata};
 use serde_json::{Value as Json, json};
@@ -11,7 +11,7 @@ use crate::gguf_keys as keys;
 use crate::gguf_vocabulary::{TokenKind, Vocabulary, Words, is_filler};
 use crate::tokenizer::is_byte_token;
 use crate::tokenizer_config::around_text;
-use crate::{DataError, SpecialToken, SpecialTokens, Tokenizer, VocabularyProblem, atomic};
+use crate::{DataError, SpecialToken, SpecialTokens, Tokenizer, VocabularyProblem};
 
 impl Tokenizer {
     /// Builds the tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or the BPE of
@@ -33,23 +33,21 @@ pub(crate) fn tokenizer(metadata: &Metadata, path: &Path) -> Result<Tokenizer, D
     Vocabulary::read(metadata, path)?.tokenizer(path)
 }
 
-/// Writes a GGUF file's tokenizer as a Hugging Face folder has it: `tokenizer.json` and
-/// `tokenizer_config.json`, the chat template in the latter, and as `model_max_length` the `context`
-/// that the model in the folder has.
+/// A GGUF file's tokenizer as a Hugging Face folder has it: `tokenizer.json` and `tokenizer_config.json`, the chat template
+/// in the latter, and as `model_max_length` the `context` that the model in the folder has.
 ///
 /// # Errors
-/// Those of [`Tokenizer::from_gguf`], and a folder that cannot be written to.
-pub fn save_gguf_tokenizer(
+/// Those of [`Tokenizer::from_gguf`].
+pub(crate) fn files_of_gguf(
     gguf: &GgufFile,
-    folder: &Path,
     context: usize,
-) -> Result<(), DataError> {
-    let tokenizer = Tokenizer::from_gguf(gguf)?;
+) -> Result<BTreeMap<PathBuf, Vec<u8>>, DataError> {
+    let tokenizer = Tokenizer::from_gguf(gguf)?.to_json()?;
     let mut config = tokenizer_config(gguf.metadata(), gguf.path())?;
     config["model_max_length"] = context.into();
-    let config_path = folder.join("tokenizer_config.json");
-    atomic::write(&config_path, format!("{config:#}\n").as_bytes())?;
-    tokenizer.save(&folder.join("tokenizer.json"))
+    let config = format!("{config:#}\n");
+    let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)];
+    Ok(BTreeMap::from(files.map(|(name, content)| (PathBuf::from(name), content.into_bytes()))))
 }
 
 /// The `tokenizer_config.json` that belongs to a GGUF file.

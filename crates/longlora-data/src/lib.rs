@@ -26,14 +26,15 @@
 //! Message, Message, .. ───────────► <s>[INST] .. ─────► 1 733 16289 .. ─────────► "Once" " upon" ..
 //!                      render                encode_rendered          push
 //!
-//! tokenizer.json,            save_gguf_tokenizer
+//! tokenizer.json,            Companions
 //! tokenizer_config.json,     ◄──────────────────   tokenizer.ggml.*, tokenizer.chat_template
 //! chat_template.jinja        ──────────────────►   of a GGUF file
 //!                            gguf_metadata
 //! ```
 //!
 //! A tokenizer is read from a Hugging Face folder or from a GGUF file, and written from the one to
-//! the other. One that would encode differently on the other side is refused.
+//! the other. One that would encode differently on the other side is refused. [`Companions`] are all
+//! that goes with the weights into a new folder.
 //!
 //! Nothing here knows a model, and nothing here touches the network.
 //!
@@ -81,12 +82,11 @@ mod companions;
 pub use batch::{IGNORED_TARGET, TokenBatch};
 pub use bpe::train_byte_level_bpe;
 pub use chat::{ChatTemplate, Message};
-pub use companions::copy_companions;
+pub use companions::Companions;
 pub use decode_stream::DecodeStream;
 pub use document::{Content, Corpus, Document, SourceFile};
 pub use error::{DataError, NotForGguf, VocabularyProblem};
 pub use gguf_metadata::{gguf_metadata, split_otherwise_in_gguf};
-pub use gguf_tokenizer::save_gguf_tokenizer;
 pub use order::Order;
 pub use stream::BatchStream;
 pub use token_file::{TokenWidth, write_token_file};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! adapter_config.json         PEFT's: rank, alpha, targets, modules_to_save
-//! adapter_model.safetensors   PEFT's: LoRA, norms, embeddings and head
+//! adapter_model.safetensors   PEFT's: LoRA, norms, embeddings and head; or adapter_model.bin, of older ones
+//! trainable_params.bin        LongLoRA's own code's: norms and embeddings; read and never written
 //! longlora.json               ours: RoPE, attention pattern, training context, kinds of what is trained
 //! rope_offsets.safetensors    ours: learnable offsets, if there are any
 //! ```
@@ -14,29 +15,31 @@
 //! without the head leaves the head on the old table. So we write a trained table that is tied under both names, and
 //! read two equal tables as one that is tied.
 
+mod facts;
+mod files;
 mod options;
 mod tables;
 mod targets;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use longlora_adapters::{AdapterConfig, RopeConfig, RopeOffsetConfig};
-use longlora_attention::AttentionPattern;
+use longlora_adapters::AdapterConfig;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::LlamaError;
 use crate::files::{read_tensors, write_atomically, write_tensors};
 use crate::llama::Llama;
 use crate::modules::{EMBEDDING, HEAD, ModuleKind, NamedModule, named_modules};
 use crate::parameters::{Selection, collect, restore};
+use files::PEFT_MODEL;
 use options::PeftConfig;
 
+pub use facts::AdapterFacts;
+
 const PEFT_CONFIG: &str = "adapter_config.json";
-const PEFT_MODEL: &str = "adapter_model.safetensors";
-const PEFT_PICKLE: &str = "adapter_model.bin";
 const OUR_CONFIG: &str = "longlora.json";
 const OUR_MODEL: &str = "rope_offsets.safetensors";
 const PEFT_PREFIX: &str = "base_model.model.";
@@ -44,49 +47,21 @@ const PEFT_PREFIX: &str = "base_model.model.";
 /// Tensors by their names in a checkpoint.
 type Tensors = BTreeMap<String, TensorData>;
 
-/// What an adapter needs to be used as it was trained, and PEFT does not record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How an adapter names the model that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AdapterFacts {
-    /// Version of this program that wrote it.
-    pub longlora_version: String,
-    /// Tokens that the model is to read at once.
-    pub context_length: usize,
-    /// Pattern of training; inference attends in full unless told otherwise.
-    pub training_pattern: AttentionPattern,
-    /// Position embedding of training: to be used at inference, too.
-    pub rope: RopeConfig,
-    /// Learnable offsets, if there are any.
-    pub rope_offset: Option<RopeOffsetConfig>,
+pub struct BaseModel {
+    /// `OWNER/NAME` of a model of the Hugging Face hub, or a path.
+    pub name: String,
+    /// The commit of a model of the hub, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
-impl AdapterFacts {
-    /// Reads what stands beside an adapter, whose folder is checked to be one; `None` for an adapter of PEFT's own.
-    ///
-    /// # Errors
-    /// [`LlamaError`], if the folder is not that of an adapter, or its `longlora.json` is torn.
-    pub fn read(folder: &Path) -> Result<Option<Self>, LlamaError> {
-        if !folder.exists() {
-            return Err(LlamaError::NoSuchPath { path: folder.to_owned() });
-        }
-        if !folder.join(PEFT_CONFIG).exists() {
-            return Err(LlamaError::NotAnAdapter { path: folder.to_owned() });
-        }
-        let path = folder.join(OUR_CONFIG);
-        // A link to nothing is there, and says that something is missing.
-        if path.symlink_metadata().is_ok() { read_json(&path).map(Some) } else { Ok(None) }
-    }
-
-    /// Checks what no tensor would notice.
-    fn check(&self, llama: &Llama, path: &Path) -> Result<(), LlamaError> {
-        let rope = |source| LlamaError::Rope { path: path.to_owned(), source };
-        self.rope.validate().map_err(rope)?;
-        let (ours, models) = (self.rope.head_dim, llama.config.rope.head_dim);
-        if ours != models {
-            let reason = format!("its `rope.head_dim` is `{ours}`, and the model's is `{models}`");
-            return Err(LlamaError::Config { path: path.to_owned(), reason });
-        }
-        Ok(())
+impl BaseModel {
+    /// A folder or a file. PEFT takes any string; Python's `AutoPeftModel` opens folders and names of the hub alone.
+    pub fn at(path: &Path) -> Self {
+        Self { name: path.display().to_string(), revision: None }
     }
 }
 
@@ -98,7 +73,7 @@ pub fn save_adapter(
     llama: &Llama,
     config: &AdapterConfig,
     facts: &AdapterFacts,
-    base_model: &str,
+    base_model: &BaseModel,
     folder: &Path,
 ) -> Result<(), LlamaError> {
     std::fs::create_dir_all(folder).map_err(LlamaError::file("create", folder))?;
@@ -123,8 +98,11 @@ pub fn save_adapter(
 
 /// Attaches the adapter of a folder to its base model, ours or PEFT's own.
 ///
-/// Without `longlora.json` the adapter comes from PEFT: the model keeps its own RoPE. A tied head that the adapter
-/// parts from the embedding table is untied.
+/// Without `longlora.json` the adapter comes from PEFT, or from LongLoRA's own code: the model keeps its own RoPE, which the
+/// caller may have stretched. A tied head that the adapter parts from the embedding table is untied.
+///
+/// # Panics
+/// If the model has an adapter already: see [`Llama::attach`].
 ///
 /// # Errors
 /// [`LlamaError`], naming the file and the tensor or key.
@@ -136,18 +114,20 @@ pub fn load_adapter(
     let mut llama = llama;
     if let Some(facts) = &facts {
         facts.check(&llama, &folder.join(OUR_CONFIG))?;
-        llama.config.rope = facts.rope.clone();
+        llama.config.rope = facts.rope().clone();
     }
     let modules = named_modules(&llama);
     let mut peft = PeftConfig::read(&folder.join(PEFT_CONFIG), &modules)?;
-    let mut tensors = read_peft_tensors(folder)?;
+    let (model_path, mut tensors) = files::read_peft(folder)?;
+    files::check_vocabulary(&tensors, &modules, &model_path)?;
+    let both = (folder, model_path.as_path());
+    files::add_trainable(&mut tensors, &mut peft, &llama, &modules, both)?;
     if facts.is_some() && !peft.saved.contains(HEAD) {
         // Ours from before a tied table was written twice.
         peft.ensure_weight_tying = true;
     }
-    let model_path = folder.join(PEFT_MODEL);
     let (embeddings, head) = tables::settle(&mut tensors, &peft, &llama, &model_path)?;
-    let rope_offset = facts.as_ref().and_then(|facts| facts.rope_offset);
+    let rope_offset = facts.as_ref().and_then(AdapterFacts::rope_offset);
     let norms = keep_other_norms(&mut tensors, &peft, &llama, &modules);
     let config = AdapterConfig { lora: peft.lora, norms, embeddings, head, rope_offset };
     config
@@ -159,7 +139,8 @@ pub fn load_adapter(
         Some(_) => read_tensors(&folder.join(OUR_MODEL))?,
         None => Tensors::new(),
     };
-    let llama = fill(llama.attach(&config, 0), &config, tensors, offsets, folder)?;
+    let paths = (model_path, folder.join(OUR_MODEL));
+    let llama = fill(llama.attach(&config, 0), &config, tensors, offsets, &paths)?;
     Ok((llama, config, facts))
 }
 
@@ -193,15 +174,14 @@ fn fill(
     config: &AdapterConfig,
     mut tensors: Tensors,
     mut offsets: Tensors,
-    folder: &Path,
+    (model_path, offset_path): &(PathBuf, PathBuf),
 ) -> Result<Llama, LlamaError> {
-    let (model_path, offset_path) = (folder.join(PEFT_MODEL), folder.join(OUR_MODEL));
     let named = |name: &str| match name.ends_with(".delta") {
-        true => (&offset_path, name.to_owned()),
-        false => (&model_path, format!("{PEFT_PREFIX}{name}")),
+        true => (offset_path, name.to_owned()),
+        false => (model_path, format!("{PEFT_PREFIX}{name}")),
     };
     let selection = Selection::Adapter(config.clone());
-    let filled = restore(llama, &selection, &model_path, |name| {
+    let filled = restore(llama, &selection, model_path, |name| {
         tensors.remove(name).or_else(|| offsets.remove(name)).ok_or_else(|| {
             let (path, tensor) = named(name);
             LlamaError::Missing { path: path.clone(), tensor }
@@ -214,26 +194,11 @@ fn fill(
         }
         other => other,
     })?;
-    let tensors = tensors.into_keys().map(|name| (&model_path, format!("{PEFT_PREFIX}{name}")));
-    match tensors.chain(offsets.into_keys().map(|name| (&offset_path, name))).next() {
+    let tensors = tensors.into_keys().map(|name| (model_path, format!("{PEFT_PREFIX}{name}")));
+    match tensors.chain(offsets.into_keys().map(|name| (offset_path, name))).next() {
         None => Ok(llama),
         Some((path, tensor)) => Err(LlamaError::Unused { path: path.clone(), tensor }),
     }
-}
-
-/// The tensors of PEFT's file, without the prefix that all of them have.
-fn read_peft_tensors(folder: &Path) -> Result<Tensors, LlamaError> {
-    let path = folder.join(PEFT_MODEL);
-    if !path.exists() && folder.join(PEFT_PICKLE).exists() {
-        return Err(LlamaError::Pickle { path: folder.to_owned() });
-    }
-    let tensors = read_tensors(&path)?.into_iter().map(|(name, tensor)| {
-        match name.strip_prefix(PEFT_PREFIX) {
-            Some(name) => Ok((name.to_owned(), tensor)),
-            None => Err(LlamaError::Unused { path: path.clone(), tensor: name }),
-        }
-    });
-    tensors.collect()
 }
 
 /// Whether norms are trained. PEFT may save some of them, we all or none: the others get the values that they have.
@@ -266,7 +231,7 @@ fn keep_other_norms(
 }
 
 /// What PEFT 0.17 needs to read the adapter.
-fn peft_config(config: &AdapterConfig, modules: &[NamedModule], base_model: &str) -> Value {
+fn peft_config(config: &AdapterConfig, modules: &[NamedModule], base_model: &BaseModel) -> Value {
     let mut modules_to_save: Vec<&str> = vec![];
     if config.norms {
         modules_to_save.extend(["input_layernorm", "post_attention_layernorm", "norm"]);
@@ -283,6 +248,8 @@ fn peft_config(config: &AdapterConfig, modules: &[NamedModule], base_model: &str
         Some(lora) => json!(lora.target_modules),
         None => json!(targets::NO_TARGETS),
     };
+    let alpha_pattern: Map<String, Value> =
+        lora.alpha_pattern.iter().map(|(name, &alpha)| (name.clone(), whole(alpha))).collect();
     let unless_empty = |names: Value| match &names {
         Value::Array(list) if list.is_empty() => Value::Null,
         _ => names,
@@ -290,22 +257,34 @@ fn peft_config(config: &AdapterConfig, modules: &[NamedModule], base_model: &str
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
+        "base_model_name_or_path": base_model.name,
+        "revision": base_model.revision,
         "r": lora.rank,
-        "lora_alpha": lora.alpha,
+        "lora_alpha": whole(lora.alpha),
         "lora_dropout": lora.dropout,
         "use_rslora": lora.use_rslora,
         "use_dora": lora.use_dora,
         "target_modules": targets,
         "exclude_modules": unless_empty(json!(lora.exclude_modules)),
         "rank_pattern": lora.rank_pattern,
-        "alpha_pattern": lora.alpha_pattern,
+        "alpha_pattern": alpha_pattern,
         "modules_to_save": unless_empty(json!(modules_to_save)),
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
     })
+}
+
+/// A whole number as one: PEFT calls every alpha an integer, and readers with types refuse `16.0`.
+fn whole(number: f64) -> Value {
+    // Up to here every whole number is one.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    if number.fract() == 0.0 && number.abs() <= EXACT {
+        json!(number as i64)
+    } else {
+        json!(number)
+    }
 }
 
 fn weight_of(module: &str) -> String {

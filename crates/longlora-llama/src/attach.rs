@@ -56,7 +56,15 @@ impl LlamaConfig {
 impl Llama {
     /// Freezes the model and attaches what `config` trains; `seed` draws the A matrices. The function computed is
     /// unchanged: B matrices and RoPE offsets are zero, magnitudes those of the weights. What is trained is widened to f32.
+    ///
+    /// # Panics
+    /// If the model has an update or RoPE offsets already, which would be lost; or if `config` is one that
+    /// [`AdapterConfig::validate`] refuses.
     pub fn attach(self, config: &AdapterConfig, seed: u64) -> Self {
+        assert!(!self.has_adapter(), "the model has an adapter already; merge it first");
+        if let Err(error) = config.validate() {
+            panic!("the adapter cannot be attached: {error}");
+        }
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut llama = self.freeze();
         let rope = &llama.config.rope;
@@ -117,8 +125,12 @@ impl Llama {
         let weight = Param::uninitialized(ParamId::new(), head, device, false, shape);
         self.lm_head = Some(Linear { weight, bias: None });
         self.config.tie_word_embeddings = false;
-        self.config.hugging_face.insert("tie_word_embeddings".to_owned(), false.into());
         self
+    }
+
+    /// Whether there is anything beside the weights: an update, or RoPE offsets.
+    fn has_adapter(&self) -> bool {
+        self.model.rope_offset.is_some() || self.model.layers.iter().any(Block::has_adapter)
     }
 
     /// A model all of whose weights are trained.
@@ -137,6 +149,16 @@ impl Llama {
 }
 
 impl Block {
+    fn has_adapter(&self) -> bool {
+        let attention = &self.self_attn;
+        let mut linears =
+            vec![&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj];
+        if let FeedForward::Dense(mlp) = &self.mlp {
+            linears.extend([&mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]);
+        }
+        attention.rope_offset.is_some() || linears.iter().any(|linear| linear.update.is_some())
+    }
+
     fn attach(self, layer: usize, config: &LoraConfig, random: &mut ChaCha8Rng) -> Self {
         self.map_linear(layer, |path, linear| match config.of(path) {
             Some(update) => linear.attach(&update, random),

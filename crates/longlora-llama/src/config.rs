@@ -1,5 +1,7 @@
 //! The architecture, as Hugging Face's `config.json` describes it.
 
+mod written;
+
 use std::path::Path;
 
 use longlora_adapters::RopeConfig;
@@ -50,7 +52,9 @@ pub struct LlamaConfig {
     /// Tokens with which a text ends.
     pub eos_token_ids: Vec<u32>,
     /// The whole of `config.json`, for writing it again.
-    pub(crate) hugging_face: Map<String, Value>,
+    hugging_face: Map<String, Value>,
+    /// What the public fields were when they were read.
+    as_read: written::Fields,
 }
 
 /// Sizes of a mixture of experts.
@@ -166,6 +170,7 @@ impl LlamaConfig {
                 self.eos_token_ids.push(id);
             }
         }
+        self.as_read = self.fields();
         Ok(())
     }
 
@@ -221,7 +226,7 @@ impl LlamaConfig {
         let rope = RopeConfig::from_hugging_face(head_dim, &hugging_face)
             .and_then(|rope| rope.validate().map(|()| rope))
             .map_err(|source| LlamaError::Rope { path: path.to_owned(), source })?;
-        Ok(Self {
+        let mut config = Self {
             model_type: family.model_type.to_owned(),
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
@@ -241,14 +246,10 @@ impl LlamaConfig {
             bos_token_id: raw.bos_token_id,
             eos_token_ids: raw.eos_token_id.to_vec(),
             hugging_face,
-        })
-    }
-
-    /// The contents of a `config.json` that says the same, the RoPE parameters included.
-    pub fn to_hugging_face(&self) -> Map<String, Value> {
-        let mut config = self.hugging_face.clone();
-        self.rope.write_hugging_face(&mut config);
-        config
+            as_read: vec![],
+        };
+        config.as_read = config.fields();
+        Ok(config)
     }
 
     /// `1 / √head_dim`

@@ -156,14 +156,21 @@ pub enum LlamaError {
         /// The contradiction.
         reason: String,
     },
-    /// An adapter in a format that can run code when it is read.
+    /// A table for a vocabulary that is not the model's.
     #[error(
-        "`{path}` has `adapter_model.bin` instead of `adapter_model.safetensors`; convert it: load the adapter with \
-         PEFT and save it again"
+        "tensor `{}` of `{path}` is a table of `{found}` tokens, and the model has `{needed}`: the adapter is that of a model \
+         whose vocabulary was resized; resize the base in the same way, save it, and give that one as the model",
+        shown_within(.tensor, NAME)
     )]
-    Pickle {
-        /// The folder.
+    Vocabulary {
+        /// The file.
         path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its rows.
+        found: usize,
+        /// The model's.
+        needed: usize,
     },
     /// Numbers that contradict each other.
     #[error("`{path}` does not describe a model: {}", shown_within(.reason, REASON))]

@@ -47,7 +47,7 @@ mod adapter;
 mod export;
 mod agreement;
 
-pub use adapter::{AdapterFacts, load_adapter, save_adapter};
+pub use adapter::{AdapterFacts, BaseModel, load_adapter, save_adapter};
 pub use agreement::{Agreement, agreement};
 pub use attention::SelfAttention;
 pub use block::Block;

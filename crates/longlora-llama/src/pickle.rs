@@ -1,5 +1,6 @@
-//! PyTorch's own files, `pytorch_model.bin`, by burn-store's reader: it runs nothing that a pickle asks for.
+//! PyTorch's own files, `pytorch_model.bin` or `adapter_model.bin`, by burn-store's reader: it runs nothing that a pickle asks for.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,12 @@ impl PickleFile {
         let shape = tensor.shape().to_vec();
         Ok(TensorData::from_bytes(Bytes::from_bytes_vec(bytes), shape, dtype))
     }
+}
+
+/// Reads every tensor of a file.
+pub(crate) fn read_pickle(path: &Path) -> Result<BTreeMap<String, TensorData>, LlamaError> {
+    let file = PickleFile::open(path)?;
+    file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor))).collect()
 }
 
 /// The disk refused, or the file contradicts itself.

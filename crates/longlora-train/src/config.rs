@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use longlora_adapters::{AdapterConfig, RopeKind};
 use longlora_attention::AttentionPattern;
 use longlora_data::Order;
-use longlora_llama::{Llama, Selection, WeightStorage};
+use longlora_llama::{BaseModel, Llama, Selection, WeightStorage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -46,6 +46,10 @@ pub struct ModelConfig {
     /// bf16. What is trained is f32 either way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weights: WeightStorage,
+    /// The model of the Hugging Face hub that lies at `path`, if that is the cache: adapters name it so, and mean the same on
+    /// another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<BaseModel>,
 }
 
 /// Training text.
@@ -172,7 +176,7 @@ impl FinetuneConfig {
     pub fn longlora(model: PathBuf, data: PathBuf, context_length: usize) -> Self {
         Self {
             seed: 0,
-            model: ModelConfig { path: model, weights: WeightStorage::F32 },
+            model: ModelConfig { path: model, weights: WeightStorage::F32, fetched: None },
             context: RopeTarget {
                 length: context_length,
                 train_length: None,
@@ -410,7 +414,8 @@ mod tests {
         let FinetuneConfig { seed, model, context, attention, data, adapters, training } =
             longlora();
         assert_eq!(seed, 0);
-        assert_eq!(model, ModelConfig { path: "model".into(), weights: WeightStorage::F32 });
+        let path = "model".into();
+        assert_eq!(model, ModelConfig { path, weights: WeightStorage::F32, fetched: None });
         let (train_length, rope_scaling) = (None, RopeKind::Linear);
         assert_eq!(context, RopeTarget { length: 8192, train_length, rope_scaling });
         let (group_size, shift) = (GroupSize::Ratio(0.25), Shift::HalfHeads);
@@ -426,6 +431,18 @@ mod tests {
         assert_eq!((lora.use_rslora, lora.use_dora), (false, false));
         let targets = ["q_proj", "k_proj", "v_proj", "o_proj"];
         assert_eq!(lora.target_modules.iter().map(|it| it.name()).collect::<Vec<_>>(), targets);
+    }
+
+    /// Files of before it was noted say nothing of it.
+    #[test]
+    fn where_a_model_was_fetched_from_is_kept() {
+        let mut config = longlora();
+        assert!(!config.to_toml().contains("fetched"));
+        for revision in [None, Some("c0ffee".to_owned())] {
+            config.model.fetched = Some(BaseModel { name: "owner/name".to_owned(), revision });
+            let read = FinetuneConfig::from_toml(&config.to_toml(), Path::new("config.toml"));
+            assert_eq!(read.unwrap(), config);
+        }
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! The recipe: the whole run, in reading order.
 
-use std::fs;
-
 use burn::tensor::{DType, Device};
 use longlora_adapters::AdapterConfig;
-use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
+use longlora_data::{BatchStream, Companions, Corpus, Tokenizer, Windows};
 use longlora_llama::{
-    AdapterFacts, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
+    AdapterFacts, BaseModel, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
     save_adapter, save_pretrained,
 };
 
@@ -89,6 +87,7 @@ pub fn preview(
     if let Some(adapters) = &config.adapters {
         base.check_new_adapters(adapters)?;
     }
+    companions(config)?;
     base.rope.extended(config.context.rope_scaling, config.context.length)?.validate()?;
     let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
     let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
@@ -129,6 +128,8 @@ fn go_on(
 ) -> Result<Outcome, TrainError> {
     let training = &config.training;
     let selection = config.selection();
+    // Read before anything takes its time, and written when it is done.
+    let companions = companions(config)?;
     report(Event::Reading(&Reading::of(&windows, training)));
     refuse_large_tensors(&llama, training, config.context.window())?;
     let plan = MemoryPlan::new(&llama, &selection, training, config.context.window());
@@ -164,9 +165,11 @@ fn go_on(
     if let Outcome::Finished(llama) = &outcome
         && !has_result
     {
-        match &config.adapters {
-            Some(adapters) => write_adapter(llama, adapters, config, run)?,
-            None => write_model(llama, config, run)?,
+        if let Some(adapters) = &config.adapters {
+            write_adapter(llama, adapters, config, run)?;
+        }
+        if let Some(companions) = &companions {
+            write_model(llama, companions, run)?;
         }
     }
     Ok(outcome)
@@ -178,28 +181,25 @@ fn write_adapter(
     config: &FinetuneConfig,
     run: &RunFolder,
 ) -> Result<(), TrainError> {
-    let facts = AdapterFacts {
-        longlora_version: env!("CARGO_PKG_VERSION").to_owned(),
-        context_length: config.context.length,
-        training_pattern: config.attention,
-        rope: llama.config.rope.clone(),
-        rope_offset: adapters.rope_offset,
-    };
-    let base = config.model.path.display().to_string();
+    let (model, length) = (&config.model, config.context.length);
+    let facts = AdapterFacts::new(llama, adapters, length, config.attention);
+    let base = model.fetched.clone().unwrap_or_else(|| BaseModel::at(&model.path));
     Ok(save_adapter(llama, adapters, &facts, &base, &run.adapter())?)
 }
 
-/// A model of its own: every weight is another one.
-fn write_model(llama: &Llama, config: &FinetuneConfig, run: &RunFolder) -> Result<(), TrainError> {
-    let (from, model) = (&config.model.path, run.model());
-    fs::create_dir_all(&model).map_err(TrainError::file("create", &model))?;
-    if from.is_dir() {
-        copy_companions(from, &model, config.context.length)?;
-    } else {
-        Tokenizer::read(from)?.save(&model.join("tokenizer.json"))?;
+/// What goes with a model of its own; `None` for an adapter, which takes the base's.
+fn companions(config: &FinetuneConfig) -> Result<Option<Companions>, TrainError> {
+    match config.adapters {
+        Some(_) => Ok(None),
+        None => Ok(Some(Companions::read(&config.model.path, config.context.length)?)),
     }
+}
+
+/// A model of its own: every weight is another one.
+fn write_model(llama: &Llama, companions: &Companions, run: &RunFolder) -> Result<(), TrainError> {
+    companions.write(&run.model())?;
     // Last: its `config.json` says that the folder is whole.
-    Ok(save_pretrained(llama, &model, DType::F32, MAX_SHARD_BYTES)?)
+    Ok(save_pretrained(llama, &run.model(), DType::F32, MAX_SHARD_BYTES)?)
 }
 
 /// The base model on the autodiff device, its position embedding stretched.

@@ -36,7 +36,7 @@ pub(crate) struct Chat {
 impl Chat {
     pub(crate) fn run(self) -> Result<()> {
         let tokenizer = self.model.tokenizer()?;
-        let folder = self.model.folder()?;
+        let folder = self.model.tokenizer_folder()?;
         let template = ChatTemplate::read(&folder, &tokenizer)?.with_context(|| {
             format!(
                 "`{}` has no chat template, so the model was not trained to talk; continue a text with `generate`, or \

@@ -25,9 +25,6 @@ pub(crate) struct ExamArgs {
     /// How the matrices of the model are kept: bf16 takes half the memory of f32
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
-    /// Stretch the model to the longest length by this RoPE scaling, without training
-    #[arg(long, value_name = "SCALING", conflicts_with = "adapter")]
-    rope_scaling: Option<RopeKind>,
     /// Ask as a user in a chat, by the model's chat template, instead of as a text to continue
     #[arg(long)]
     chat: bool,
@@ -57,7 +54,7 @@ impl ExamArgs {
     }
 
     fn chat_prompter(&self) -> Result<Prompter> {
-        let (tokenizer, folder) = (self.model.tokenizer()?, self.model.folder()?);
+        let (tokenizer, folder) = (self.model.tokenizer()?, self.model.tokenizer_folder()?);
         let template = ChatTemplate::read(&folder, &tokenizer)?.with_context(|| {
             format!("`{}` has no chat template; leave --chat out", folder.display())
         })?;
@@ -72,8 +69,8 @@ impl ExamArgs {
     /// The model, stretched to `longest` tokens if it was asked for. Merged: an update of low rank costs little in
     /// training, and two products per layer and token here.
     pub(crate) fn load(&self, longest: usize) -> Result<Examinee> {
-        let stretch = self.rope_scaling.map(|kind| (kind, longest));
-        let llama = self.model.load(self.weights.into(), stretch)?.merge();
+        let stretch = self.model.stretch(Some(longest))?;
+        let llama = self.model.load(self.weights.into(), Some(longest))?.merge();
         let (name, key) = (self.name(stretch), self.key(stretch)?);
         let room = llama.config.rope.max_position_embeddings;
         Ok(Examinee { llama, name, key, room })

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device};
 use longlora_attention::AttentionPattern;
 use longlora_data::{
-    Corpus, Tokenizer, copy_companions, gguf_metadata, save_gguf_tokenizer, split_otherwise_in_gguf,
+    Companions, Corpus, DataError, Tokenizer, gguf_metadata, split_otherwise_in_gguf,
 };
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
-use longlora_gguf::{GgufFile, TensorKind, is_gguf};
+use longlora_gguf::{TensorKind, is_gguf};
 use longlora_llama::{
     Agreement, Llama, MAX_SHARD_BYTES, WeightStorage, agreement, load_pretrained, save_gguf,
     save_pretrained, write_atomically,
@@ -87,7 +87,7 @@ impl Export {
             self.data.is_none() || self.drop_rope_offsets,
             "--data is for the cost of --drop-rope-offsets alone; give both or neither"
         );
-        let source = self.model.folder()?;
+        let (source, tokenizer) = (self.model.folder()?, self.model.tokenizer_folder()?);
         let merged = self.model.load(WeightStorage::F32, None)?.merge();
         let llama = match &self.data {
             Some(data) => {
@@ -96,7 +96,7 @@ impl Export {
             }
             None => merged.with_offsets_as_longrope()?,
         };
-        Exported { llama, source, destination, device: self.model.device()? }.write()
+        Exported { llama, source, tokenizer, destination, device: self.model.device()? }.write()
     }
 
     fn print_cost_of_dropping(&self, llama: &Llama, data: &Path) -> Result<()> {
@@ -127,7 +127,7 @@ impl Convert {
         let source = model_folder(&self.model)?;
         let device = self.device.open()?;
         let llama = load_pretrained(&source, &device)?;
-        Exported { llama, source, destination, device }.write()
+        Exported { llama, tokenizer: source.clone(), source, destination, device }.write()
     }
 }
 
@@ -173,8 +173,10 @@ impl FormatArgs {
 /// A model on its way out.
 struct Exported {
     llama: Llama,
-    /// The folder or file whose tokenizer comes along.
+    /// The folder or file of the base model.
     source: PathBuf,
+    /// The folder or file whose tokenizer comes along.
+    tokenizer: PathBuf,
     destination: Destination,
     device: Device,
 }
@@ -215,23 +217,32 @@ impl Exported {
     }
 
     fn write_folder(&self, folder: &Path, dtype: DType, max_shard_bytes: u64) -> Result<()> {
-        let context = self.llama.config.rope.max_position_embeddings;
-        if has_tokenizer(&self.source) {
-            // One that cannot be read is told of by its own name, not by that of its copy.
-            Tokenizer::read(&self.source)?;
-        }
+        let companions = self.companions()?;
         save_pretrained(&self.llama, folder, dtype, max_shard_bytes)?;
-        if is_gguf(&self.source) {
-            Ok(save_gguf_tokenizer(&GgufFile::open(&self.source)?, folder, context)?)
-        } else {
-            Ok(copy_companions(&self.source, folder, context)?)
+        Ok(companions.write(folder)?)
+    }
+
+    /// What goes with the weights: the base's, or the adapter's tokenizer with the base's settings of generation.
+    fn companions(&self) -> Result<Companions> {
+        let context = self.llama.config.rope.max_position_embeddings;
+        let companions = Companions::read(&self.source, context)?;
+        if self.tokenizer == self.source {
+            return Ok(companions);
         }
+        let known = Tokenizer::read(&self.tokenizer)?.vocab_size();
+        let vocab_size = self.llama.config.vocab_size;
+        if known > vocab_size {
+            let token = known as u32 - 1;
+            return Err(DataError::TokenOutsideVocabulary { token, vocab_size })
+                .with_context(|| format!("`{}` has a tokenizer", self.tokenizer.display()));
+        }
+        Ok(companions.with_tokenizer_of(&self.tokenizer, context)?)
     }
 
     fn write_gguf(&self, file: &Path, kind: TensorKind) -> Result<()> {
-        let tokenizer = gguf_metadata(&self.source, self.llama.config.vocab_size)
+        let tokenizer = gguf_metadata(&self.tokenizer, self.llama.config.vocab_size)
             .context("a GGUF file holds its tokenizer, too")?;
-        if let Some(text) = split_otherwise_in_gguf(&self.source, &tokenizer)? {
+        if let Some(text) = split_otherwise_in_gguf(&self.tokenizer, &tokenizer)? {
             say(&format!(
                 "GGUF cannot say all of this tokenizer: llama.cpp will split a text such as {text:?} otherwise"
             ));

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
+use longlora_gguf::is_gguf;
 use longlora_llama::{LlamaConfig, Trainable, count_trainable, model_files};
 use longlora_train::{
     Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, StepReport, Stop, TrainError,
@@ -18,7 +19,9 @@ use crate::comparison::{Comparison, default_lengths, refuse_short};
 use crate::device::{DeviceArgs, description};
 use crate::embedded;
 use crate::held_out::{left_out, share};
-use crate::model::{WeightKind, model_folder, refuse_needless_scaling, refuse_unsupported};
+use crate::model::{
+    WeightKind, fetched, model_folder, refuse_needless_scaling, refuse_unsupported,
+};
 use crate::pattern::PatternArgs;
 use crate::places::{refuse_within, typed};
 use crate::progress::{CtrlC, Progress};
@@ -209,8 +212,8 @@ impl Finetune {
         let base = LlamaConfig::read(&config.model.path)?;
         // Its files are there and whole, before anything takes its time.
         model_files(&config.model.path)?;
-        if self.context.rope_scaling.is_some() {
-            refuse_needless_scaling(&base, config.context.length)?;
+        if let Some(kind) = self.context.rope_scaling {
+            refuse_needless_scaling(&base, kind, config.context.length)?;
         }
         if let Some(adapters) = &config.adapters {
             base.check_new_adapters(adapters)?;
@@ -243,6 +246,12 @@ impl Finetune {
                 return Err(Stopped(how).into());
             }
         }
+        if config.adapters.is_some() && is_gguf(&config.model.path) {
+            say(&format!(
+                "Python takes no GGUF file as the base of an adapter; `longlora convert {} --out DIR` makes a folder of it",
+                typed(&config.model.path)
+            ));
+        }
         Ok(())
     }
 
@@ -258,6 +267,7 @@ impl Finetune {
         };
         if let Some(model) = &self.model {
             config.model.path = model_folder(model)?;
+            config.model.fetched = fetched(model, &config.model.path);
         }
         if let Some(kind) = self.weights {
             config.model.weights = kind.into();

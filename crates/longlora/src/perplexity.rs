@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
 use longlora_data::Corpus;
 use longlora_eval::{
@@ -49,9 +48,6 @@ pub(crate) struct Perplexity {
     /// Measure on the first so many tokens alone
     #[arg(long, value_name = "TOKENS")]
     max_tokens: Option<usize>,
-    /// Stretch the model to the longest length by this RoPE scaling, without training
-    #[arg(long, value_name = "SCALING", conflicts_with = "adapter")]
-    rope_scaling: Option<RopeKind>,
     #[command(flatten)]
     pattern: PatternArgs,
     /// Show the loss by position in the window, too: what is gained by a longer context
@@ -83,8 +79,7 @@ impl Perplexity {
             !self.divergence || pattern != AttentionPattern::Full,
             "--divergence compares a pattern with full attention; name one with --attention"
         );
-        let stretch = self.rope_scaling.map(|kind| (kind, longest));
-        let llama = self.model.load(self.weights.into(), stretch)?;
+        let llama = self.model.load(self.weights.into(), Some(longest))?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
         let documents = corpus.tokenize(tokenizer.as_ref())?;

@@ -63,7 +63,7 @@ impl RetentionCheck {
             self.max_increase
         );
         refuse_short("--lengths", &self.lengths)?;
-        self.model.check_adapter()?;
+        self.model.stretch(None)?;
         self.refuse_stranger()?;
         let corpus = Corpus::read(&self.data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;

@@ -4,6 +4,18 @@
 //! | --- | --- | --- | --- |
 //! | up to 4.57 | `rope_scaling` | beside it | beside it, `original_max_position_embeddings` |
 //! | from 5 | `rope_parameters` | `rope_theta` in it | in it, or beside it |
+//!
+//! The two disagree about `original_max_position_embeddings`, and each name of the dictionary is read as its own version
+//! has it:
+//!
+//! | | `rope_scaling`, as 4.57 | `rope_parameters`, as 5 |
+//! | --- | --- | --- |
+//! | longrope, beside the dictionary | counts, and so does the context over it in place of `factor` | counts; a `factor` stays |
+//! | longrope, in the dictionary alone | `max_position_embeddings` counts; without a `factor` 4.57 fails, and we read it as 5 | counts |
+//! | yarn, beside the dictionary alone | `max_position_embeddings` counts | counts |
+//!
+//! transformers 5 reads `rope_scaling` as if it were `rope_parameters`: a config of these three kinds means something else
+//! there. What we write means the same to both.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +51,8 @@ impl RopeConfig {
         let said = top.tokens("max_position_embeddings")?;
         let present = |key| config.get(key).filter(|value| !value.is_null());
         // With both, `rope_scaling` counts: in transformers 5, too, where it is the older name.
-        let mut scaling = present("rope_scaling").or(present("rope_parameters")).cloned();
+        let older = present("rope_scaling");
+        let mut scaling = older.or(present("rope_parameters")).cloned();
 
         let mut theta = top.optional_number("rope_theta")?;
         if let (None, Some(Value::Object(fields))) = (theta, present("rope_parameters")) {
@@ -47,10 +60,7 @@ impl RopeConfig {
         }
         if let Some(Value::Object(fields)) = &mut scaling {
             theta = Fields { kind: "default", fields }.optional_number("rope_theta")?.or(theta);
-            // Phi-3 has it beside the dictionary; transformers 5 lets that one win for every type.
-            if let Some(original) = present(ORIGINAL) {
-                fields.insert(ORIGINAL.to_owned(), original.clone());
-            }
+            place_original(fields, present(ORIGINAL), older.is_some())?;
         }
         let scaling = RopeScaling::from_hugging_face(scaling.as_ref(), said)?;
         let max_position_embeddings = scaling.reach(said);
@@ -62,8 +72,8 @@ impl RopeConfig {
     /// in nothing itself.
     ///
     /// ntk has no type there and needs none: it is the changed base. The factor on cos and sin of
-    /// longrope is written out, because 4.57 derives it from `max_position_embeddings` and 5 from
-    /// `factor`. [`RopeConfig::write_hugging_face`] adds what has to stand beside them.
+    /// longrope is written out in place of `factor`, because 4.57 derives it from `max_position_embeddings`
+    /// and 5 from `factor`. [`RopeConfig::write_hugging_face`] adds what has to stand beside them.
     pub fn to_hugging_face(&self) -> (f64, Option<Value>) {
         let theta = match self.scaling {
             RopeScaling::Ntk { factor } => self.stretched_theta(factor),
@@ -79,6 +89,11 @@ impl RopeConfig {
             {
                 scaling["attention_factor"] =
                     self.longrope_attention_factor(factor, original).into();
+            }
+            if let (RopeScaling::LongRope { .. }, Some(fields)) =
+                (&self.scaling, scaling.as_object_mut())
+            {
+                fields.remove("factor");
             }
             // By these names vLLM reads it; transformers passes them over.
             if let (RopeScaling::LongRope { .. }, Some(temperature)) =
@@ -125,6 +140,31 @@ impl RopeConfig {
             config.insert(ORIGINAL.to_owned(), original.into());
         }
     }
+}
+
+/// Puts the pre-trained context where [`RopeScaling::from_hugging_face`] looks for it: `beside` is what stands beside the
+/// dictionary, which is read as transformers 4.57 (`older`) or 5 reads it.
+fn place_original(
+    fields: &mut Map<String, Value>,
+    beside: Option<&Value>,
+    older: bool,
+) -> Result<(), RopeError> {
+    match (rope_type(fields)?, beside) {
+        (Some("yarn" | "llama3"), _) if older => {}
+        (Some("longrope"), None) if older => {
+            if fields.get("factor").is_some_and(|factor| !factor.is_null()) {
+                fields.remove(ORIGINAL);
+            }
+        }
+        (kind, Some(original)) => {
+            fields.insert(ORIGINAL.to_owned(), original.clone());
+            if older && kind == Some("longrope") {
+                fields.remove("factor");
+            }
+        }
+        (_, None) => {}
+    }
+    Ok(())
 }
 
 impl RopeScaling {

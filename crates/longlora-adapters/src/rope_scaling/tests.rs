@@ -253,6 +253,50 @@ fn transformers_4_and_5_say_the_same() {
     assert_eq!(five, longrope());
 }
 
+/// Printed by transformers 4.57.1 and 5.24.0, from `LlamaConfig` and `ROPE_INIT_FUNCTIONS`, head_dim 4; 4.57 knows no
+/// `rope_parameters`, and 5 reads `rope_scaling` as that.
+#[test]
+fn where_the_versions_disagree_each_name_is_read_as_its_own() {
+    let longrope = json!({
+        "rope_type": "longrope", "short_factor": [1, 2], "long_factor": [4, 10], "factor": 2.0,
+    });
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0 });
+    let check = |name: &str, scaling: &Value, [beside, within]: [bool; 2], expected: [f32; 3]| {
+        let mut config = json!({ "max_position_embeddings": 1024, "rope_theta": 10_000.0 });
+        config[name] = scaling.clone();
+        if beside {
+            config[ORIGINAL] = 256.into();
+        }
+        if within {
+            config[name][ORIGINAL] = 256.into();
+        }
+        let case = format!("{config}");
+        let config = RopeConfig::from_hugging_face(4, config.as_object().unwrap()).unwrap();
+        let mut written = serde_json::Map::new();
+        config.write_hugging_face(&mut written);
+        let again = RopeConfig::from_hugging_face(4, &written).unwrap();
+        let [at_300, at_2000, attention_factor] = expected;
+        for config in [config, again] {
+            for (seq, slow) in [(300, at_300), (2000, at_2000)] {
+                let ours = config.frequencies(seq);
+                assert!((ours.inv_freq[1] / slow - 1.0).abs() < 1e-6, "{case} at {seq}: {ours:?}");
+                let error = (ours.attention_factor / attention_factor - 1.0).abs();
+                assert!(error < 1e-6, "{case} at {seq}: {ours:?}");
+            }
+        }
+    };
+    let (of_4, of_5) = ("rope_scaling", "rope_parameters");
+    check(of_4, &longrope, [true, false], [0.001, 0.001, 1.118_034]);
+    check(of_5, &longrope, [true, false], [0.001, 0.001, 1.060_660_2]);
+    check(of_4, &longrope, [false, true], [0.005, 0.001, 1.048_808_8]);
+    check(of_5, &longrope, [false, true], [0.001, 0.001, 1.060_660_2]);
+    check(of_4, &yarn, [true, false], [0.00625, 0.00625, 1.138_629_4]);
+    check(of_5, &yarn, [true, false], [0.0025, 0.0025, 1.138_629_4]);
+    for name in [of_4, of_5] {
+        check(name, &yarn, [false, true], [0.0025, 0.0025, 1.138_629_4]);
+    }
+}
+
 #[test]
 fn a_users_mistake_is_named() {
     let check = |value: Value, expected: &str| {

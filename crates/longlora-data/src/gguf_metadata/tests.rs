@@ -5,7 +5,7 @@ use longlora_gguf::{GgufFile, NewTensor, write};
 use serde_json::json;
 
 use super::*;
-use crate::{save_gguf_tokenizer, train_byte_level_bpe};
+use crate::{Companions, train_byte_level_bpe};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -97,7 +97,7 @@ fn smollm2_comes_back_from_a_folder() {
     }
     let folder = tempfile::tempdir().unwrap();
     let gguf = GgufFile::open(&model).unwrap();
-    save_gguf_tokenizer(&gguf, folder.path(), 8192).unwrap();
+    Companions::read(&model, 8192).unwrap().write(folder.path()).unwrap();
 
     let ours = gguf_metadata(folder.path(), 49152).unwrap();
 

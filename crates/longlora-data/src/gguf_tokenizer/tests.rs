@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::{ChatTemplate, Message};
+use crate::{ChatTemplate, Companions, Message};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -255,7 +255,7 @@ fn a_folder_is_written_that_reads_as_the_file() {
     let template = Value::String("{{ bos_token }}{{ messages[0].content }}".into());
     let metadata = with(characters(), keys::CHAT_TEMPLATE, template);
     write(&path, &metadata, Vec::<NewTensor>::new()).unwrap();
-    save_gguf_tokenizer(&GgufFile::open(&path).unwrap(), folder.path(), 1024).unwrap();
+    Companions::read(&path, 1024).unwrap().write(folder.path()).unwrap();
 
     let from_file = Tokenizer::read(&path).unwrap();
     let from_folder = Tokenizer::read(folder.path()).unwrap();

@@ -182,7 +182,8 @@ impl Options<'_> {
         }
     }
 
-    /// The modules that `modules_to_save` means: those whose path ends with one of its entries, letter by letter.
+    /// The modules that `modules_to_save` means: those whose path ends with one of its entries, letter by letter. An entry
+    /// that fits nothing means nothing, as in PEFT.
     fn saved(&mut self, modules: &[NamedModule]) -> Result<BTreeSet<String>, LlamaError> {
         let key = "modules_to_save";
         let entries: Vec<String> = self.take(key, "a list of names")?.unwrap_or_default();
@@ -198,7 +199,14 @@ impl Options<'_> {
                 use ModuleKind::{Embedding, Head, Norm};
                 matches!(module.kind, Norm | Embedding | Head)
             };
-            if parent || named.peek().is_none() || !named.clone().all(ours) {
+            if named.peek().is_none() && !parent && !entry.is_empty() {
+                tracing::warn!(
+                    "`{key}` of the adapter names `{entry}`, which the model does not have"
+                );
+                continue;
+            }
+            // PEFT takes an empty name for the whole model.
+            if parent || entry.is_empty() || !named.clone().all(ours) {
                 let supported = "supported are norms, `embed_tokens` and `lm_head`";
                 return Err(self.refusal(key, entry, supported));
             }

@@ -29,16 +29,18 @@ pub(super) fn settle(
         return Ok((embeddings, head_saved || in_file(tensors, HEAD)));
     }
 
-    let table = tensors.get(&weight_of(EMBEDDING)).cloned();
-    let mut head = tensors.remove(&weight_of(HEAD));
-    if !head_saved {
+    let (of_embedding, of_head) = (weight_of(EMBEDDING), weight_of(HEAD));
+    let table = tensors.get(&of_embedding).cloned();
+    let mut head = tensors.remove(&of_head);
+    let stays_tied = embedding_saved && peft.ensure_weight_tying;
+    if !head_saved && !stays_tied {
         // Then it is the table of the base, under another name.
-        head = agreed(head, original, path)?;
+        head = agreed((&of_head, head), (&original_of(EMBEDDING), original), path)?;
     }
-    if embedding_saved && peft.ensure_weight_tying || !embedding_saved && !head_saved {
+    if stays_tied || !embedding_saved && !head_saved {
         // One table under two names.
-        let table = agreed(table, head, path)?.map(|table| (weight_of(EMBEDDING), table));
-        tensors.extend(table);
+        let table = agreed((&of_embedding, table), (&of_head, head), path)?;
+        tensors.extend(table.map(|table| (of_embedding, table)));
         return Ok((embedding_saved || in_file(tensors, EMBEDDING), false));
     }
     if head_saved && head.is_none() {
@@ -62,23 +64,27 @@ fn remove_wrapping(tensors: &mut Tensors) -> Option<TensorData> {
             tensors.remove(&format!("{module}.modules_to_save.weight"));
         }
     }
-    tensors.remove(&format!("{HEAD}.original_module.weight"));
-    tensors.remove(&format!("{EMBEDDING}.original_module.weight"))
+    tensors.remove(&original_of(HEAD));
+    tensors.remove(&original_of(EMBEDDING))
 }
 
-/// One of two tensors that have to be the same, if both are there.
+/// What a module was before it was saved, where PEFT writes that, too.
+fn original_of(module: &str) -> String {
+    format!("{module}.original_module.weight")
+}
+
+/// One of two tensors that have to be the same, if both are there; each with its name.
 fn agreed(
-    one: Option<TensorData>,
-    other: Option<TensorData>,
+    (one_name, one): (&str, Option<TensorData>),
+    (other_name, other): (&str, Option<TensorData>),
     path: &Path,
 ) -> Result<Option<TensorData>, LlamaError> {
     if let (Some(one), Some(other)) = (&one, &other)
         && !same(one, other)
     {
         let reason = format!(
-            "the model's head is its embedding table, and the adapter holds two different tables for it, `{}` and `{}`",
-            weight_of(EMBEDDING),
-            weight_of(HEAD),
+            "the model's head is its embedding table, and the adapter holds two different tables for it, `{one_name}` and \
+             `{other_name}`"
         );
         return Err(LlamaError::Contradiction { path: path.to_owned(), reason });
     }

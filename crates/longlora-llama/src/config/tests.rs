@@ -101,3 +101,35 @@ fn dropout_that_is_not_applied_is_named() {
     let asked = json!({ "attention_dropout": 0.5, "residual_dropout": 0.1 });
     assert_eq!(ignored(asked), [("attention_dropout", 0.5), ("residual_dropout", 0.1)]);
 }
+
+#[test]
+fn fields_that_have_changed_are_written_and_no_others() {
+    let changes = json!({ "eos_token_id": 2, "bos_token_id": 1, "tie_word_embeddings": true });
+    let read = config("mistral", &changes).unwrap();
+    let unchanged = read.to_hugging_face();
+    for key in ["head_dim", "rms_norm_eps", "sliding_window"] {
+        assert!(!unchanged.contains_key(key), "{key} was not there");
+    }
+    assert_eq!(unchanged["eos_token_id"], 2);
+
+    let mut changed = read.clone();
+    changed.vocab_size = 40;
+    changed.num_hidden_layers = 2;
+    changed.windows.truncate(2);
+    changed.eos_token_ids = vec![2, 5];
+    changed.bos_token_id = None;
+    changed.tie_word_embeddings = false;
+    changed.rms_norm_eps = 1e-3;
+    changed.rope.max_position_embeddings = 128;
+    let written = changed.to_hugging_face();
+    assert_eq!(written["eos_token_id"], json!([2, 5]));
+    assert_eq!(written["bos_token_id"], Value::Null);
+    assert_eq!(written["max_position_embeddings"], 128);
+    let again = LlamaConfig::from_hugging_face(written, Path::new("config.json")).unwrap();
+    assert_eq!(
+        (again.vocab_size, again.num_hidden_layers, again.tie_word_embeddings),
+        (40, 2, false)
+    );
+    assert_eq!((again.windows, again.rms_norm_eps), (changed.windows, 1e-3));
+    assert_eq!((again.eos_token_ids, again.bos_token_id), (vec![2, 5], None));
+}

@@ -21,7 +21,7 @@ use crate::count::any_number;
 use crate::device::DeviceArgs;
 use crate::embedded;
 use crate::fingerprint::fingerprint;
-use crate::model::{load_stretched, model_folder};
+use crate::model::{fetched, load_stretched, model_folder};
 use crate::places::refuse_within;
 use crate::{print, say};
 use data::Text;
@@ -315,7 +315,11 @@ impl Compare {
         }
         let mut config = match (&self.model, &self.data, self.context_length) {
             (Some(model), Some(data), Some(length)) => {
-                FinetuneConfig::longlora(model_folder(model)?, data.clone(), length)
+                let folder = model_folder(model)?;
+                let fetched = fetched(model, &folder);
+                let mut config = FinetuneConfig::longlora(folder, data.clone(), length);
+                config.model.fetched = fetched;
+                config
             }
             _ => embedded::config(&self.out)?,
         };

@@ -82,6 +82,7 @@ impl Workshop {
         let mut settings = config.clone();
         settings.data.path = PathBuf::new();
         settings.model.path = PathBuf::new();
+        settings.model.fetched = None;
         let (settings, text) = (settings.to_toml(), &text.train_sha256);
         let made_of = format!("{settings}\n{text}\n{}\n{}", self.model_sha256, self.device);
         let mut hash = sha256(made_of.as_bytes());
