@@ -22,7 +22,7 @@ pub(crate) fn included() -> PathBuf {
 }
 
 /// A copy of it with a chat template.
-fn talking() -> TempDir {
+pub(crate) fn talking() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for file in fs::read_dir(included()).expect("the model's folder") {
         let file = file.expect("a file of it");
