@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     println!("{}\n", count_trainable(&llama, &Selection::Adapter(adapters)));
 
     let tokens: Vec<u32> = (0..32).map(|i| (7 * i + i * i) % 64).collect();
-    let batch = TokenBatch::from_windows(&[Window { tokens, document_starts: vec![0] }], 0);
+    let batch = TokenBatch::from_windows(&[Window::new(tokens, vec![0])], 0);
     let mut optimizer =
         Optimizer::new(&TrainingConfig { warmup_steps: 0, ..TrainingConfig::default() }, 0);
     let step = StepBatch { micro_batches: vec![batch.clone()], dropout: Dropout::new(0) };

@@ -111,7 +111,7 @@ impl Vectors {
 
 /// Windows of one document each.
 pub(crate) fn windows(rows: &[Vec<u32>]) -> Vec<Window> {
-    rows.iter().map(|tokens| Window { tokens: tokens.clone(), document_starts: vec![0] }).collect()
+    rows.iter().map(|tokens| Window::new(tokens.clone(), vec![0])).collect()
 }
 
 /// A step over one micro-batch of such windows.

@@ -50,3 +50,4 @@ mod devices; // `--device` and `longlora devices`: what is refused, and with whi
 mod fetching; // `longlora fetch`, and models that it fetched
 mod exporting; // `export` and `convert`: what they write, what they refuse, what they leave behind
 mod writing; // the program that writes: `generate` and `chat`
+mod conversations; // `finetune` on conversations and instructions

@@ -85,7 +85,7 @@ proptest! {
             *next += length;
             Some(start)
         });
-        let packed = Window { tokens: documents.concat(), document_starts: starts.collect() };
+        let packed = Window::new(documents.concat(), starts.collect());
         for pattern in [AttentionPattern::Full, AttentionPattern::SlidingWindow { window }] {
             let together = nll(&llama, pattern, std::slice::from_ref(&packed));
             let alone: Vec<f32> = windows(&documents)

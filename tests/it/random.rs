@@ -78,5 +78,5 @@ pub(crate) fn tokens(length: usize, vocab: usize, seed: u64) -> Vec<u32> {
 
 /// A window of random tokens, with documents that begin at `starts`.
 pub(crate) fn window(length: usize, starts: &[usize], vocab: usize, seed: u64) -> Window {
-    Window { tokens: tokens(length, vocab, seed), document_starts: starts.to_vec() }
+    Window::new(tokens(length, vocab, seed), starts.to_vec())
 }

@@ -230,13 +230,13 @@ fn what_is_held_out_is_not_learned_from() {
     // Four of sixteen windows, and the last one, which is short.
     config.data.held_out = HeldOut::Fraction(0.25);
     assert_eq!(learned_from("run", &config), [11 * 160, 11]);
-    assert_eq!(held_out_documents(&config).unwrap().concat(), text[11 * 160..]);
+    assert_eq!(held_out_documents(&config).unwrap().documents.concat(), text[11 * 160..]);
 
     let other = [tokens(200, 96, 77), tokens(30, 96, 78)];
     write_json(&place.path("other.json"), &json!(other));
     config.data.held_out = HeldOut::Path(place.path("other.json"));
     assert_eq!(learned_from("other", &config), [2466, 16]);
-    assert_eq!(held_out_documents(&config).unwrap(), other);
+    assert_eq!(held_out_documents(&config).unwrap().documents, other);
 }
 
 /// Without its moments a table would go on as if it had just begun.

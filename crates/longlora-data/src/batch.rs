@@ -11,12 +11,13 @@ pub const IGNORED_TARGET: i64 = -100;
 ///
 /// ```text
 /// document_starts   0     2
+/// unlearned                  3..4
 /// inputs            a  b  c  d  e  0   padded on the right to the longest window
-/// targets           b  ·  d  e  ·  ·   · is IGNORED_TARGET
+/// targets           b  ·  ·  e  ·  ·   · is IGNORED_TARGET
 /// ```
 ///
 /// A window of `n` tokens has `n` inputs and at most `n - 1` targets, as in Hugging Face. Differs
-/// from Hugging Face: no target crosses into another document.
+/// from Hugging Face: no target crosses into another document. What is [unlearned](Window::unlearned) is no target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenBatch {
     /// Number of windows.
@@ -52,6 +53,9 @@ impl TokenBatch {
                 if position > 0 && !begins_document {
                     targets[row * seq + position - 1] = i64::from(token);
                 }
+            }
+            for position in window.unlearned.iter().cloned().flatten().filter(|it| *it > 0) {
+                targets[row * seq + position - 1] = IGNORED_TARGET;
             }
         }
         let document_starts = windows.iter().map(|window| window.document_starts.clone()).collect();
@@ -111,18 +115,37 @@ mod tests {
 
     #[test]
     fn no_target_crosses_into_another_document() {
-        let window = Window { tokens: vec![1, 2, 3, 4, 5], document_starts: vec![0, 1, 3] };
+        let window = Window::new(vec![1, 2, 3, 4, 5], vec![0, 1, 3]);
         let batch = TokenBatch::from_windows(&[window], 0);
 
         assert_eq!(batch.targets, [NONE, 3, NONE, 5, NONE]);
         assert_eq!(batch.num_targets(), 2);
     }
 
+    /// Two conversations side by side, the second of them in a row of its own, too.
+    #[test]
+    fn what_is_unlearned_is_read_and_no_target() {
+        let two =
+            Window { unlearned: vec![0..2, 4..6], ..Window::new((1..9).collect(), vec![0, 4]) };
+        let one = Window {
+            unlearned: (0..2).map(|at| at..at + 1).collect(),
+            ..Window::new(vec![5, 6, 7, 8], vec![0])
+        };
+        let batch = TokenBatch::from_windows(&[two, one], 9);
+
+        assert_eq!(batch.inputs, [1, 2, 3, 4, 5, 6, 7, 8, /**/ 5, 6, 7, 8, 9, 9, 9, 9]);
+        let of_one = [NONE, 7, 8, NONE];
+        let of_two = [NONE, 3, 4, NONE, NONE, 7, 8, NONE];
+        assert_eq!(batch.targets, [&of_two[..], &of_one, &[NONE; 4]].concat());
+        assert_eq!((batch.num_targets(), batch.tokens_seen()), (6, 12));
+        assert_eq!(batch.document_starts, [vec![0, 4], vec![0]]);
+    }
+
     #[test]
     fn tensors_are_shaped_batch_by_seq_and_keep_every_value() {
         let device = Device::default();
         // The largest id in use today is about 2^18; -100 must survive beside it.
-        let window = Window { tokens: vec![262_143, 0, 1], document_starts: vec![0] };
+        let window = Window::new(vec![262_143, 0, 1], vec![0]);
         let batch = TokenBatch::from_windows(&[window.clone(), window], 0);
 
         let inputs = batch.inputs(&device);

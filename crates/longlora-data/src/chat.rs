@@ -3,7 +3,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use longlora_gguf::{GgufFile, is_gguf};
 use minijinja::syntax::SyntaxConfig;
@@ -47,6 +47,14 @@ const SMALLEST_STACK_BYTES: usize = 1 << 20;
 
 /// Macros within macros. Published templates have a handful.
 const MAX_RECURSION: usize = 100;
+
+/// Those who speak, by the names that most templates know them by.
+pub(crate) const SYSTEM: &str = "system";
+pub(crate) const USER: &str = "user";
+pub(crate) const ASSISTANT: &str = "assistant";
+
+/// 26 July 2024, the day that LLaMA 3.1's template has where it is told none; in seconds.
+const ANY_DAY: Duration = Duration::from_secs(1_721_995_200);
 
 /// What somebody said in a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +178,15 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
         self.render_by(messages, add_generation_prompt, SystemTime::now(), DEADLINE)
+    }
+
+    /// The same on a day that is always the same: what is learned from does not change overnight.
+    pub(crate) fn render_undated(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, DataError> {
+        self.render_by(messages, add_generation_prompt, UNIX_EPOCH + ANY_DAY, DEADLINE)
     }
 
     fn render_by(

@@ -8,14 +8,17 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::object::{Placed, is_list_of_objects, parse_lines, parse_objects};
 use crate::token_file::parse_tokens;
-use crate::{DataError, Tokenizer};
+use crate::{DataError, EncodingProblem, Instruction, Message, Place, Position, Tokenizer};
 
 /// One text that belongs together: a book, a chat, a line of a JSONL file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// The file it comes from.
     pub source: PathBuf,
+    /// Where in it, if it is one of several.
+    pub position: Option<Position>,
     /// What it says.
     pub content: Content,
 }
@@ -27,6 +30,10 @@ pub enum Content {
     Text(String),
     /// Token ids, used as they are: no special token is added.
     Tokens(Vec<u32>),
+    /// What was said in turn, with an answer of the assistant and a question before it.
+    Conversation(Vec<Message>),
+    /// A task and its answer.
+    Instruction(Instruction),
 }
 
 /// All documents of a run, in the order of their paths.
@@ -55,10 +62,19 @@ impl Corpus {
     /// | extension | documents |
     /// | --- | --- |
     /// | `.txt`, `.md` | one |
-    /// | `.jsonl` | one per line, its field `text`; blank lines are skipped |
+    /// | `.jsonl` | one per line, an object as below; blank lines are skipped |
     /// | `.jsonl.gz` | the same, compressed, as proof-pile comes |
-    /// | `.json` | token ids: one in `[..]` or `{"ids": [..]}`, several in `[[..], ..]` |
+    /// | `.json` | one per object of a list; or token ids: one in `[..]` or `{"ids": [..]}`, several in `[[..], ..]` |
     /// | `.bin` | token ids: one, of 2 bytes each, as LongLoRA's files; of 4 bytes in `.uint32.bin` |
+    ///
+    /// | field of an object | document |
+    /// | --- | --- |
+    /// | `text` | a text |
+    /// | `messages` | a conversation: `[{"role": "user", "content": ".."}, ..]` |
+    /// | `conversations` | the same as ShareGPT has it: `[{"from": "human", "value": ".."}, ..]` |
+    /// | `instruction`, `output` and maybe `input` | a task and its answer, as Alpaca and LongAlpaca have them |
+    ///
+    /// An object has one of these, whatever the others in its file have; fields of other names are ignored.
     ///
     /// Other files in a folder are ignored, empty documents are skipped. Symbolic links are
     /// followed, and what can be reached twice is read once.
@@ -73,10 +89,12 @@ impl Corpus {
                 fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
             corpus.files.push(SourceFile::of(&path, &bytes));
             let contents = format.parse(&path, bytes)?;
-            let documents = contents.into_iter().filter(|content| !content.is_blank());
-            corpus
-                .documents
-                .extend(documents.map(|content| Document { source: path.clone(), content }));
+            let documents = contents.into_iter().filter(|(_, content)| !content.is_blank());
+            corpus.documents.extend(documents.map(|(position, content)| Document {
+                source: path.clone(),
+                position,
+                content,
+            }));
         }
         if corpus.documents.is_empty() {
             return Err(DataError::NoText { path: path.into() });
@@ -84,24 +102,38 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// Whether any document is text, so that [`Corpus::tokenize`] needs a tokenizer.
+    /// Whether anything is written in words, so that it takes a tokenizer.
     pub fn has_text(&self) -> bool {
-        self.documents.iter().any(|document| matches!(document.content, Content::Text(_)))
+        self.documents.iter().any(|document| !matches!(document.content, Content::Tokens(_)))
     }
 
-    /// The token ids of every document, in order; `tokenizer` may be absent if there is no text.
+    /// Whether any document is a conversation or an instruction, of which the answers alone are learned.
+    pub fn has_conversations(&self) -> bool {
+        self.documents.iter().any(|document| document.content.is_conversation())
+    }
+
+    /// The token ids of every document, in order; `tokenizer` may be absent if there is no text. Conversations have no
+    /// meaning as token ids alone: [`encode`](Self::encode) is for them.
     ///
     /// # Errors
-    /// Text without a tokenizer, and what the tokenizer refuses.
+    /// Text without a tokenizer, what the tokenizer refuses, and conversations.
     pub fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>, DataError> {
         self.documents.par_iter().map(|document| document.tokenize(tokenizer)).collect()
     }
 }
 
 impl Document {
-    fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, DataError> {
+    pub(crate) fn place(&self) -> Place {
+        Place { path: self.source.clone(), position: self.position }
+    }
+
+    pub(crate) fn tokenize(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, DataError> {
         match (&self.content, tokenizer) {
             (Content::Tokens(ids), _) => Ok(ids.clone()),
+            (Content::Conversation(_) | Content::Instruction(_), _) => {
+                let problem = EncodingProblem::ConversationAsText;
+                Err(DataError::NotEncoded { place: self.place(), problem })
+            }
             (Content::Text(_), None) => {
                 Err(DataError::TokenizerNeeded { path: self.source.clone() })
             }
@@ -113,10 +145,17 @@ impl Document {
 }
 
 impl Content {
+    /// Whether it is one of which the answers alone are learned.
+    pub fn is_conversation(&self) -> bool {
+        matches!(self, Self::Conversation(_) | Self::Instruction(_))
+    }
+
     fn is_blank(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),
             Self::Tokens(ids) => ids.is_empty(),
+            // They were looked at as they were read.
+            Self::Conversation(_) | Self::Instruction(_) => false,
         }
     }
 }
@@ -162,7 +201,7 @@ enum Format {
     Text,
     JsonLines,
     CompressedJsonLines,
-    TokenLists,
+    Json,
     TokenFile,
 }
 
@@ -175,21 +214,19 @@ impl Format {
         match Path::new(&name).extension()?.to_str()? {
             "txt" | "md" => Some(Self::Text),
             "jsonl" => Some(Self::JsonLines),
-            "json" => Some(Self::TokenLists),
+            "json" => Some(Self::Json),
             "bin" => Some(Self::TokenFile),
             _ => None,
         }
     }
 
-    fn parse(self, path: &Path, bytes: Vec<u8>) -> Result<Vec<Content>, DataError> {
+    fn parse(self, path: &Path, bytes: Vec<u8>) -> Result<Vec<Placed>, DataError> {
         match self {
-            Self::Text => Ok(vec![Content::Text(utf8(path, bytes)?)]),
+            Self::Text => Ok(vec![(None, Content::Text(utf8(path, bytes)?))]),
             Self::JsonLines => parse_lines(path, &utf8(path, bytes)?),
             Self::CompressedJsonLines => parse_lines(path, &utf8(path, decompress(path, &bytes)?)?),
-            Self::TokenLists => parse_token_ids(&utf8(path, bytes)?)
-                .map(|documents| documents.into_iter().map(Content::Tokens).collect())
-                .map_err(|source| DataError::BadTokenIds { path: path.into(), source }),
-            Self::TokenFile => Ok(vec![Content::Tokens(parse_tokens(path, &bytes)?)]),
+            Self::Json => parse_json(path, &utf8(path, bytes)?),
+            Self::TokenFile => Ok(vec![(None, Content::Tokens(parse_tokens(path, &bytes)?))]),
         }
     }
 }
@@ -213,19 +250,13 @@ fn decompress(path: &Path, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
     Ok(text)
 }
 
-fn parse_lines(path: &Path, text: &str) -> Result<Vec<Content>, DataError> {
-    /// Data sets carry other fields too; they are no business of ours.
-    #[derive(Deserialize)]
-    struct Line {
-        text: String,
+fn parse_json(path: &Path, text: &str) -> Result<Vec<Placed>, DataError> {
+    if is_list_of_objects(text) {
+        return parse_objects(path, text);
     }
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| match serde_json::from_str::<Line>(line) {
-            Ok(line) => Ok(Content::Text(line.text)),
-            Err(source) => Err(DataError::BadLine { path: path.into(), line: index + 1, source }),
-        })
-        .collect()
+    let documents = parse_token_ids(text)
+        .map_err(|source| DataError::BadTokenIds { path: path.into(), source })?;
+    Ok(documents.into_iter().map(|ids| (None, Content::Tokens(ids))).collect())
 }
 
 /// The shape is read off the first two brackets, so that the parser can say what is wrong inside.
@@ -341,6 +372,7 @@ mod tests {
             ("a/z.md", b"z"),
             ("a/y.JSONL", b"{\"text\": \"y1\", \"id\": 7}\n\n{\"text\": \"y2\"}\n"),
             ("c.json", b"[[1, 2], [3]]"),
+            ("d.json", b"[{\"text\": \"d\"}]"),
             ("picture.png", b"\xff"),
             ("README", b"no extension"),
         ]);
@@ -348,13 +380,14 @@ mod tests {
 
         let expected = [text("y1"), text("y2"), text("z"), text("b")];
         let ids = [Content::Tokens(vec![1, 2]), Content::Tokens(vec![3])];
-        assert_eq!(contents(&corpus), [&expected[..], &ids[..]].concat());
+        let objects = [text("d")];
+        assert_eq!(contents(&corpus), [&expected[..], &ids[..], &objects[..]].concat());
         let names: Vec<_> = corpus
             .files
             .iter()
             .map(|file| file.path.strip_prefix(folder.path()).unwrap())
             .collect();
-        assert_eq!(names, ["a/y.JSONL", "a/z.md", "b.txt", "c.json"].map(Path::new));
+        assert_eq!(names, ["a/y.JSONL", "a/z.md", "b.txt", "c.json", "d.json"].map(Path::new));
     }
 
     #[test]
@@ -367,7 +400,8 @@ mod tests {
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
         assert_eq!(corpus.files, [SourceFile { path: path.clone(), bytes: 3, sha256 }]);
         assert_eq!(corpus.files, [SourceFile::read(&path).unwrap()]);
-        assert_eq!(corpus.documents, [Document { source: path, content: text("abc") }]);
+        let content = text("abc");
+        assert_eq!(corpus.documents, [Document { source: path, position: None, content }]);
     }
 
     #[test]
@@ -406,6 +440,7 @@ mod tests {
             &["line `3`", "`text`"],
         );
         check_error("config.json", b"{\"hidden_size\": 64}", &["token ids", "\"ids\""]);
+        check_error("list.json", b"[{\"txt\": \"a\"}]", &["object `1`", "`text`"]);
         check_error("negative.json", b"[1, -2]", &["token ids"]);
         check_error("book.pdf", b"%PDF", &[".txt, .md, .jsonl, .jsonl.gz, .json or .bin"]);
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use longlora_gguf::{GgufError, shown_within};
 
+use crate::{EncodingProblem, ObjectProblem, Place};
+
 /// Most characters of a file's token that an error shows.
 const NAME: usize = 80;
 /// Most characters of a reason that holds words of a file.
@@ -68,8 +70,10 @@ pub enum DataError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// A line of a JSONL file that is no document.
-    #[error("`{path}` line `{line}` is no document; write an object with a string `text`")]
+    /// A line of a JSONL file that is no object.
+    #[error(
+        "`{path}` line `{line}` is no JSON object; write one per line, such as {{\"text\": \"..\"}}"
+    )]
     BadLine {
         /// The file.
         path: PathBuf,
@@ -78,8 +82,55 @@ pub enum DataError {
         /// What the parser said about this line.
         source: serde_json::Error,
     },
-    /// A JSON file that is no list of token ids.
-    #[error("`{path}` holds no token ids; write [..], [[..], ..] or {{\"ids\": [..]}}")]
+    /// A JSON file that begins as a list of objects and does not go on so.
+    #[error(
+        "`{path}` is no list of JSON objects; write [{{..}}, ..], each as a line of a .jsonl file would be"
+    )]
+    BadObjects {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// An object that is no document.
+    #[error("{place} {problem}")]
+    BadObject {
+        /// The file and where in it.
+        place: Place,
+        /// What is wrong.
+        problem: ObjectProblem,
+    },
+    /// A document that cannot be made token ids to learn from.
+    #[error("{place} {problem}")]
+    NotEncoded {
+        /// The file and where in it.
+        place: Place,
+        /// Why not.
+        problem: EncodingProblem,
+    },
+    /// A conversation that the chat template does not write.
+    #[error("{place} is a conversation that the model's chat template does not write")]
+    NotWritten {
+        /// The file and where in it.
+        place: Place,
+        /// Why not.
+        source: Box<DataError>,
+    },
+    /// Conversations that are all longer than what is read of them.
+    #[error(
+        "none of `{conversations}` conversations has anything of an answer within its first `{context_length}` tokens; ask for \
+         a longer context, or give shorter ones"
+    )]
+    NothingToLearn {
+        /// How many there are.
+        conversations: usize,
+        /// Tokens of a window.
+        context_length: usize,
+    },
+    /// A JSON file that is neither a list of objects nor token ids.
+    #[error(
+        "`{path}` holds no token ids; write [..], [[..], ..] or {{\"ids\": [..]}}, or a list of objects, [{{..}}, ..]"
+    )]
     BadTokenIds {
         /// The file.
         path: PathBuf,

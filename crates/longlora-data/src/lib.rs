@@ -15,6 +15,16 @@
 //! inside a document, and [`TokenBatch`] to leave out (`·`) every target that would cross into the
 //! next one.
 //!
+//! Of conversations only the answers are learned. The chat template writes one as text, the [`Encoder`] finds the
+//! answers in it, and a [`Lesson`] says which of its tokens are read and never predicted:
+//!
+//! ```text
+//! chats.jsonl ─► Message, Message, .. ─► <user> Hi <end> <assistant> Yo <end> ─► Lesson ─► Window ─► TokenBatch
+//!                                        ·      ·  ·     ·           Yo <end>    learned
+//! ```
+//!
+//! Windows of conversations hold whole ones, as many as fit one after the other; what is longer than a window loses its end.
+//!
 //! Which windows step `n` of a run sees follows from the [`Order`] and `n` alone. A resumed run
 //! therefore continues exactly where it stopped, without any state of its own.
 //!
@@ -58,7 +68,12 @@
 //! ```
 
 mod error;
+mod position; // where in a file a document stands
+mod object_problem;
+mod encoding_problem;
 mod document;
+mod object; // what an object of a JSON file is
+mod instruction;
 mod token_file;
 mod tokenizer;
 mod tokenizer_config;
@@ -72,6 +87,9 @@ mod pre_tokenizer; // names of GGUF for how words are cut
 mod gguf_vocabulary; // what a file says, checked
 mod gguf_tokenizer; // from GGUF
 mod gguf_metadata; // to GGUF
+mod written; // a conversation as text, and where its answers are
+mod lesson; // a conversation as token ids, and which of them are learned
+mod encoder;
 mod window;
 mod order;
 mod batch;
@@ -85,10 +103,16 @@ pub use chat::{ChatTemplate, Message};
 pub use companions::Companions;
 pub use decode_stream::DecodeStream;
 pub use document::{Content, Corpus, Document, SourceFile};
+pub use encoder::{Encoded, Encoder};
+pub use encoding_problem::EncodingProblem;
 pub use error::{DataError, NotForGguf, VocabularyProblem};
 pub use gguf_metadata::{gguf_metadata, split_otherwise_in_gguf};
+pub use instruction::Instruction;
+pub use lesson::Lesson;
+pub use object_problem::ObjectProblem;
 pub use order::Order;
+pub use position::{Place, Position};
 pub use stream::BatchStream;
 pub use token_file::{TokenWidth, write_token_file};
 pub use tokenizer::{SpecialToken, SpecialTokens, Tokenizer};
-pub use window::{Window, Windows};
+pub use window::{PackedLessons, Window, Windows};

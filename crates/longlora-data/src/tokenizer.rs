@@ -1,5 +1,6 @@
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use longlora_gguf::{GgufFile, is_gguf};
@@ -93,6 +94,19 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text, each with the bytes of it that it stands for: none, of a special token that was added to it.
+    pub(crate) fn encode_with_places(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<(u32, Range<usize>)>, DataError> {
+        let encoding = self.inner.encode(text, add_special_tokens);
+        let encoding =
+            encoding.map_err(|source| DataError::Encode { bytes: text.len(), source })?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+    }
+
     /// The text of ids, special tokens left out.
     ///
     /// So are ids that the tokenizer does not know, as in Hugging Face: many models have more
@@ -129,6 +143,12 @@ impl Tokenizer {
     pub fn special_token_id(&self, token: &str) -> Option<u32> {
         let is_special = self.inner.get_added_vocabulary().is_special_token(token);
         if is_special { self.token_id(token) } else { None }
+    }
+
+    /// Whether a token stands for something other than text.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let token = self.token(id);
+        token.is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
 
     /// The tokens that begin and end a text, as far as the files name them.
@@ -229,6 +249,19 @@ mod tests {
         let SpecialTokens { bos, eos } = tokenizer.special_tokens();
         assert_eq!(bos.as_ref().map(|token| token.id), Some(1));
         assert_eq!(eos.as_ref().map(|token| token.id), Some(2));
+    }
+
+    #[test]
+    fn tokens_with_their_places_are_those_of_the_text() {
+        let (tokenizer, text) = (trained(), "the cat</s> café 🙂");
+        let placed = tokenizer.encode_with_places(text, true).unwrap();
+        let ids: Vec<u32> = placed.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, tokenizer.encode(text).unwrap());
+        assert_eq!(placed[0], (0, 0..0));
+        let end = placed.iter().find(|(id, _)| *id == 1).unwrap().1.clone();
+        assert_eq!(&text[end], "</s>");
+        assert_eq!(placed.last().unwrap().1, text.len() - 4..text.len());
+        assert!(tokenizer.is_special(1) && !tokenizer.is_special(ids[1]));
     }
 
     #[test]

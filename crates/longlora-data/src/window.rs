@@ -1,6 +1,7 @@
 use std::iter;
+use std::ops::Range;
 
-use crate::DataError;
+use crate::{DataError, Lesson};
 
 /// A piece of the corpus that the model sees at once.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,9 +11,18 @@ pub struct Window {
     /// Where a document begins, strictly increasing. The first is always 0, whether a document
     /// begins there or goes on from the window before: it starts a piece.
     pub document_starts: Vec<usize>,
+    /// Positions of tokens that are read and never predicted, ascending: none in text.
+    pub unlearned: Vec<Range<usize>>,
 }
 
-/// Documents laid end to end and cut into windows of one length.
+impl Window {
+    /// A window of text, of which everything is learned.
+    pub fn new(tokens: Vec<u32>, document_starts: Vec<usize>) -> Self {
+        Self { tokens, document_starts, unlearned: vec![] }
+    }
+}
+
+/// Documents laid end to end and cut into windows.
 ///
 /// Tokens are stored once; a [`Window`] is made when it is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +30,22 @@ pub struct Windows {
     tokens: Vec<u32>,
     /// Positions in `tokens`, strictly increasing.
     document_starts: Vec<usize>,
+    /// Positions in `tokens`, ascending.
+    unlearned: Vec<Range<usize>>,
+    /// Where windows begin: positions in `tokens`, strictly increasing.
+    starts: Vec<usize>,
     context_length: usize,
+}
+
+/// Windows of conversations, and what became of those that did not fit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedLessons {
+    /// Each begins with the beginning of a conversation, and has something to learn.
+    pub windows: Windows,
+    /// How many conversations are longer than a window, and lost their ends.
+    pub cut: usize,
+    /// How many were left out: nothing of their answers is within a window.
+    pub left_out: usize,
 }
 
 impl Windows {
@@ -48,12 +73,82 @@ impl Windows {
             tokens.pop();
             document_starts.pop_if(|start| *start == tokens.len());
         }
-        Ok(Self { tokens, document_starts, context_length })
+        let starts = (0..tokens.len()).step_by(context_length).collect();
+        Ok(Self { tokens, document_starts, unlearned: vec![], starts, context_length })
+    }
+
+    /// Packs conversations in their order into windows of at most `context_length` tokens: each goes behind the one before
+    /// if it fits there as a whole, else into the next window. One that is longer than a window loses its end, as in
+    /// LongLoRA's `supervised-fine-tune.py`, and is left out if nothing of its answers remains.
+    ///
+    /// # Errors
+    /// A context length below 2, and conversations that would all be left out.
+    pub fn pack_lessons(
+        lessons: Vec<Lesson>,
+        context_length: usize,
+    ) -> Result<PackedLessons, DataError> {
+        if context_length < 2 {
+            return Err(DataError::ShortContext { context_length });
+        }
+        let (conversations, mut cut, mut left_out) = (lessons.len(), 0, 0);
+        let mut windows = Self {
+            tokens: vec![],
+            document_starts: vec![],
+            unlearned: vec![],
+            starts: vec![],
+            context_length,
+        };
+        for mut lesson in lessons {
+            let is_longer = lesson.tokens.len() > context_length;
+            lesson.cut(context_length);
+            if lesson.targets() == 0 {
+                left_out += 1;
+                continue;
+            }
+            cut += usize::from(is_longer);
+            windows.add(lesson);
+        }
+        if windows.is_empty() {
+            return Err(DataError::NothingToLearn { conversations, context_length });
+        }
+        Ok(PackedLessons { windows, cut, left_out })
+    }
+
+    /// Puts a conversation behind the last one, in its window if there is room.
+    fn add(&mut self, lesson: Lesson) {
+        let start = self.tokens.len();
+        let end = start + lesson.tokens.len();
+        if self.starts.last().is_none_or(|window| end - window > self.context_length) {
+            self.starts.push(start);
+        }
+        self.document_starts.push(start);
+        self.unlearned.extend(moved(lesson.unlearned, start));
+        self.tokens.extend(lesson.tokens);
+    }
+
+    /// The windows of both, these first.
+    ///
+    /// # Panics
+    /// If they are not of one context length.
+    pub fn and(mut self, other: Self) -> Self {
+        let lengths = [self.context_length, other.context_length];
+        assert!(lengths[0] == lengths[1], "windows of one length are needed, got {lengths:?}");
+        let offset = self.tokens.len();
+        let behind = |positions: Vec<usize>| positions.into_iter().map(move |it| it + offset);
+        // What goes on from a part that is not there is no document of these.
+        if !other.is_empty() && other.document_starts.first() != Some(&0) {
+            self.document_starts.push(offset);
+        }
+        self.document_starts.extend(behind(other.document_starts));
+        self.starts.extend(behind(other.starts));
+        self.unlearned.extend(moved(other.unlearned, offset));
+        self.tokens.extend(other.tokens);
+        self
     }
 
     /// How many windows there are.
     pub fn len(&self) -> usize {
-        self.tokens.len().div_ceil(self.context_length)
+        self.starts.len()
     }
 
     /// Whether there is no window; true only of a validation part that took none.
@@ -66,7 +161,7 @@ impl Windows {
         self.tokens.len()
     }
 
-    /// Tokens in every window but the last, which may have fewer.
+    /// Tokens in the longest window that there may be; of text, only the last has fewer.
     pub fn context_length(&self) -> usize {
         self.context_length
     }
@@ -77,16 +172,22 @@ impl Windows {
     /// If `index` is not below [`len`](Self::len).
     pub fn get(&self, index: usize) -> Window {
         assert!(index < self.len(), "window {index} of {}", self.len());
-        let start = index * self.context_length;
-        let end = self.tokens.len().min(start + self.context_length);
+        let start = self.starts[index];
+        let end = self.starts.get(index + 1).copied().unwrap_or(self.tokens.len());
 
         // A document that begins at `start` itself is covered by the leading 0.
         let first = self.document_starts.partition_point(|position| *position <= start);
         let last = self.document_starts.partition_point(|position| *position < end);
         let inside = self.document_starts[first..last].iter().map(|position| position - start);
+
+        // A conversation is in one window, and so is what is not learned of it.
+        let first = self.unlearned.partition_point(|range| range.start < start);
+        let last = self.unlearned.partition_point(|range| range.start < end);
+        let unlearned = self.unlearned[first..last].iter();
         Window {
             tokens: self.tokens[start..end].to_vec(),
             document_starts: iter::once(0).chain(inside).collect(),
+            unlearned: unlearned.map(|range| range.start - start..range.end - start).collect(),
         }
     }
 
@@ -108,20 +209,32 @@ impl Windows {
     /// If `fraction` is not in `0.0..1.0`.
     pub fn split_validation(mut self, fraction: f64) -> (Self, Self) {
         assert!((0.0..1.0).contains(&fraction), "the fraction must be in 0..1, got {fraction}");
-        let short = usize::from(!self.tokens.len().is_multiple_of(self.context_length));
+        let short = usize::from(self.ends_short());
         let wanted = match fraction {
             0.0 => 0,
             _ => ((self.len() as f64 * fraction).round() as usize).max(1) + short,
         };
         let kept = self.len() - wanted.min(self.len().saturating_sub(1));
-        let cut = self.tokens.len().min(kept * self.context_length);
+        let cut = self.starts.get(kept).copied().unwrap_or(self.tokens.len());
 
         let tokens = self.tokens.split_off(cut);
         let first = self.document_starts.partition_point(|position| *position < cut);
         let mut document_starts = self.document_starts.split_off(first);
-        document_starts.iter_mut().for_each(|position| *position -= cut);
+        let mut starts = self.starts.split_off(kept);
+        document_starts.iter_mut().chain(&mut starts).for_each(|position| *position -= cut);
+        let first = self.unlearned.partition_point(|range| range.start < cut);
+        let mut unlearned = self.unlearned.split_off(first);
+        for range in &mut unlearned {
+            *range = range.start - cut..range.end - cut;
+        }
         let context_length = self.context_length;
-        (self, Self { tokens, document_starts, context_length })
+        (self, Self { tokens, document_starts, unlearned, starts, context_length })
+    }
+
+    /// Whether all windows are full but the last, as where a text ends.
+    fn ends_short(&self) -> bool {
+        let full = self.len().saturating_sub(1) * self.context_length;
+        self.starts.last() == Some(&full) && self.tokens.len() < full + self.context_length
     }
 
     /// Checks that a model with `vocab_size` tokens knows every token of the corpus.
@@ -138,6 +251,10 @@ impl Windows {
     }
 }
 
+fn moved(ranges: Vec<Range<usize>>, by: usize) -> impl Iterator<Item = Range<usize>> {
+    ranges.into_iter().map(move |range| range.start + by..range.end + by)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -146,7 +263,7 @@ mod tests {
     use super::*;
 
     fn window(tokens: &[u32], document_starts: &[usize]) -> Window {
-        Window { tokens: tokens.into(), document_starts: document_starts.into() }
+        Window::new(tokens.into(), document_starts.into())
     }
 
     fn all(windows: &Windows) -> Vec<Window> {
@@ -224,8 +341,89 @@ mod tests {
         }
     }
 
+    /// So many tokens of a question, and so many of its answer.
+    fn lesson(token: u32, asked: usize, answered: usize) -> Lesson {
+        let mut lesson = Lesson::default();
+        (0..asked + answered).for_each(|at| lesson.push(token, at >= asked));
+        lesson
+    }
+
+    /// Four in two windows, one that is too long, and one of which nothing could be learned.
+    fn lessons() -> Vec<Lesson> {
+        [(1, 2, 2), (2, 1, 3), (3, 3, 2), (4, 1, 1), (5, 9, 1), (6, 2, 9)]
+            .map(|(token, asked, answered)| lesson(token, asked, answered))
+            .to_vec()
+    }
+
+    #[test]
+    fn conversations_are_packed_whole() {
+        let PackedLessons { windows, cut, left_out } = Windows::pack_lessons(lessons(), 8).unwrap();
+        assert_eq!((cut, left_out), (1, 1));
+        let expected = [
+            Window { unlearned: vec![0..2, 4..5], ..window(&[1, 1, 1, 1, 2, 2, 2, 2], &[0, 4]) },
+            Window { unlearned: vec![0..3, 5..6], ..window(&[3, 3, 3, 3, 3, 4, 4], &[0, 5]) },
+            Window { unlearned: lesson(6, 2, 9).unlearned, ..window(&[6; 8], &[0]) },
+        ];
+        assert_eq!(all(&windows), expected);
+        assert_eq!((windows.len(), windows.tokens(), windows.context_length()), (3, 23, 8));
+        assert!(windows.check_vocabulary(6).is_err());
+    }
+
+    #[test]
+    fn conversations_are_held_out_by_windows_and_stand_behind_text() {
+        let text = || Windows::pack(vec![vec![7; 9], vec![9; 10]], 8).unwrap();
+        let chats = || Windows::pack_lessons(lessons(), 8).unwrap().windows;
+        let (kept, held_out) = chats().split_validation(0.3);
+        assert_eq!([all(&kept), all(&held_out)].concat(), all(&chats()));
+        assert_eq!((kept.len(), held_out.len()), (2, 1));
+
+        assert_eq!(all(&text().and(chats())), [all(&text()), all(&chats())].concat());
+        assert_eq!(all(&chats().and(text())), [all(&chats()), all(&text())].concat());
+        // A part of a text that goes on from before its beginning.
+        let rest = text().split_validation(0.5).1;
+        let both = chats().and(rest.clone());
+        assert_eq!(both.documents().len(), chats().documents().len() + rest.documents().len());
+        assert_eq!(chats().and(chats().split_validation(0.0).1), chats());
+    }
+
+    #[test]
+    fn conversations_without_anything_to_learn_are_an_error() {
+        let error = Windows::pack_lessons(vec![lesson(1, 9, 1)], 8).unwrap_err().to_string();
+        assert!(error.contains("none of `1`") && error.contains("`8` tokens"), "{error}");
+        let short = Windows::pack_lessons(lessons(), 1);
+        assert!(matches!(short, Err(DataError::ShortContext { context_length: 1 })));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Each window begins with a conversation and ends with one, and there is something to learn in it.
+        #[test]
+        fn every_conversation_is_in_one_window(
+            sizes in vec((0..5usize, 0..5usize), 1..9), context_length in 2..12usize,
+        ) {
+            let lessons = (0..).zip(&sizes).map(|(token, &(asked, answered))| lesson(token, asked, answered));
+            let Ok(packed) = Windows::pack_lessons(lessons.collect(), context_length) else {
+                return Ok(());
+            };
+            let windows = all(&packed.windows);
+            let mut seen = vec![];
+            for window in &windows {
+                prop_assert!((2..=context_length).contains(&window.tokens.len()));
+                let batch = crate::TokenBatch::from_windows(std::slice::from_ref(window), 0);
+                prop_assert!(batch.num_targets() > 0);
+                for (index, &start) in window.document_starts.iter().enumerate() {
+                    let next = window.document_starts.get(index + 1).copied();
+                    let tokens = &window.tokens[start..next.unwrap_or(window.tokens.len())];
+                    let (asked, answered) = sizes[tokens[0] as usize];
+                    prop_assert_eq!(tokens.len(), (asked + answered).min(context_length));
+                    prop_assert!(tokens.iter().all(|token| *token == tokens[0]));
+                    seen.push(tokens[0]);
+                }
+            }
+            prop_assert!(seen.is_sorted_by(|a, b| a < b));
+            prop_assert_eq!(seen.len() + packed.left_out, sizes.len());
+        }
 
         /// No token is lost, none is seen twice, and documents begin where they did.
         #[test]

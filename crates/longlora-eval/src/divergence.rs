@@ -90,7 +90,7 @@ pub fn divergence(
 
 /// `[seq, hidden_size]`
 fn hidden(llama: &Llama, tokens: &[u32], pattern: AttentionPattern) -> Tensor<2> {
-    let window = Window { tokens: tokens.to_vec(), document_starts: vec![0] };
+    let window = Window::new(tokens.to_vec(), vec![0]);
     let batch = TokenBatch::from_windows(&[window], 0);
     let pass = llama.pass(pattern, &Layout::dense(batch.batch, batch.seq));
     llama.hidden(batch.inputs(&llama.device()), &pass).squeeze_dim(0)

@@ -159,7 +159,7 @@ fn scored_nll(
     unscored: usize,
 ) -> Vec<f32> {
     let device = llama.device();
-    let window = Window { tokens: tokens.to_vec(), document_starts: vec![0] };
+    let window = Window::new(tokens.to_vec(), vec![0]);
     let batch = TokenBatch::from_windows(&[window], 0);
     let mut targets = batch.target_ids().to_vec();
     targets[..unscored].fill(IGNORED_TARGET);

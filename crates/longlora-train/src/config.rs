@@ -56,12 +56,17 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them.
+    /// A .txt or .md file, a .jsonl, .jsonl.gz or .json file of objects (a text, a conversation or an instruction each), a
+    /// .json or .bin file of token ids, or a folder of them.
     pub path: PathBuf,
     /// In which order windows are drawn.
     pub order: WindowOrder,
     /// Text that is never trained on, for the table at the end.
     pub held_out: HeldOut,
+    /// End each text in the tokenizer's end-of-text token, which is learned as its last, as in LongLoRA's `fine-tune.py`.
+    /// Conversations end as the model's chat template says.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub append_eos: bool,
 }
 
 /// Where held-out text comes from.
@@ -187,6 +192,7 @@ impl FinetuneConfig {
                 path: data,
                 order: WindowOrder::Shuffled,
                 held_out: HeldOut::Fraction(0.05),
+                append_eos: false,
             },
             adapters: Some(AdapterConfig::longlora()),
             training: TrainingConfig::default(),
@@ -421,7 +427,8 @@ mod tests {
         let (group_size, shift) = (GroupSize::Ratio(0.25), Shift::HalfHeads);
         assert_eq!(attention, AttentionPattern::Shifted { group_size, shift });
         let (order, held_out) = (WindowOrder::Shuffled, HeldOut::Fraction(0.05));
-        assert_eq!(data, DataConfig { path: "text".into(), order, held_out });
+        let append_eos = false;
+        assert_eq!(data, DataConfig { path: "text".into(), order, held_out, append_eos });
         assert_eq!(training, TrainingConfig::default());
 
         let AdapterConfig { lora, norms, embeddings, head, rope_offset } = adapters.unwrap();

@@ -5,6 +5,7 @@ use std::fmt;
 use longlora_data::Windows;
 
 use crate::config::TrainingConfig;
+use crate::document_counts::DocumentCounts;
 use crate::execution::MemoryPlan;
 use crate::step_report::StepReport;
 
@@ -35,30 +36,51 @@ pub struct Reading {
     pub windows: usize,
     /// How often each window is read in the whole run.
     pub times: f64,
+    /// What the windows were made of.
+    pub documents: DocumentCounts,
 }
 
 impl Reading {
-    pub(crate) fn of(windows: &Windows, training: &TrainingConfig) -> Self {
+    pub(crate) fn of(
+        windows: &Windows,
+        documents: DocumentCounts,
+        training: &TrainingConfig,
+    ) -> Self {
         let each = training.batch_size * training.accumulation;
         let read = training.steps as f64 * each as f64;
         let (tokens, windows) = (windows.tokens(), windows.len());
-        Self { tokens, windows, times: read / windows as f64 }
+        Self { tokens, windows, times: read / windows as f64, documents }
     }
 }
 
 /// A sentence for the user.
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tokens, windows, times } = self;
+        let Self { tokens, windows, times, documents } = self;
         match windows {
             1 => write!(f, "text: {tokens} tokens in one window, ")?,
             _ => write!(f, "text: {tokens} tokens in {windows} windows, ")?,
         }
         if *times < 1.0 {
-            write!(f, "of which {:.0} % are read", 100.0 * times)
+            write!(f, "of which {:.0} % are read", 100.0 * times)?;
         } else {
-            write!(f, "each read {times:.1} times")
+            write!(f, "each read {times:.1} times")?;
         }
+        let DocumentCounts { texts, conversations, cut, left_out } = documents;
+        if *conversations == 0 {
+            return Ok(());
+        }
+        write!(f, "; conversations: {conversations}, of which the answers are learned")?;
+        if *cut > 0 {
+            write!(f, "; cut, since they are longer than a window: {cut}")?;
+        }
+        if *left_out > 0 {
+            write!(f, "; left out, since they answer beyond a window: {left_out}")?;
+        }
+        if *texts > 0 {
+            write!(f, "; texts beside them, of which all is learned: {texts}")?;
+        }
+        Ok(())
     }
 }
 
@@ -68,8 +90,24 @@ mod tests {
 
     #[test]
     fn what_is_read_is_said_in_words() {
-        let said = |times| Reading { tokens: 2466, windows: 16, times }.to_string();
+        let documents = DocumentCounts { texts: 9, ..DocumentCounts::default() };
+        let said = |times| Reading { tokens: 2466, windows: 16, times, documents }.to_string();
         assert_eq!(said(1.5), "text: 2466 tokens in 16 windows, each read 1.5 times");
         assert_eq!(said(0.25), "text: 2466 tokens in 16 windows, of which 25 % are read");
+    }
+
+    #[test]
+    fn conversations_are_told_with_what_became_of_them() {
+        let said = |texts, cut, left_out| {
+            let documents = DocumentCounts { texts, conversations: 40, cut, left_out };
+            Reading { tokens: 2466, windows: 16, times: 2.0, documents }.to_string()
+        };
+        let text = "text: 2466 tokens in 16 windows, each read 2.0 times; conversations: 40, of which the answers are learned";
+        assert_eq!(said(0, 0, 0), text);
+        let all = said(2, 3, 1);
+        assert!(all.starts_with(text), "{all}");
+        for part in ["longer than a window: 3", "beyond a window: 1", "all is learned: 2"] {
+            assert!(all.contains(part), "{all}");
+        }
     }
 }

@@ -2,14 +2,14 @@
 
 use burn::tensor::{DType, Device};
 use longlora_adapters::AdapterConfig;
-use longlora_data::{BatchStream, Companions, Corpus, Tokenizer, Windows};
+use longlora_data::{BatchStream, Companions, Corpus};
 use longlora_llama::{
     AdapterFacts, BaseModel, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
     save_adapter, save_pretrained,
 };
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{FinetuneConfig, HeldOut};
+use crate::config::FinetuneConfig;
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
 use crate::execution::{MemoryPlan, refuse_large_tensors};
@@ -18,6 +18,7 @@ use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
 use crate::stop::Stop;
+use crate::text::Text;
 use crate::trainee::Trainee;
 
 /// Extends a model's context on its owner's documents, and leaves everything in the run folder.
@@ -36,9 +37,9 @@ pub fn finetune(
     let _lock = FolderLock::take(run.path())?;
     run.write("config.toml", &config.to_toml())?;
     let llama = config.trainable(extended_model(config, device)?);
-    let (windows, manifest) = training_windows(config, &llama)?;
+    let (text, manifest) = training_text(config, &llama)?;
     run.write_manifest(&manifest)?;
-    go_on(config, run, windows, beginning(config, llama), stop, report)
+    go_on(config, run, text, beginning(config, llama), stop, report)
 }
 
 /// Goes on from a run's latest checkpoint, and ends bit for bit where the uninterrupted run would have. A run that was
@@ -56,7 +57,7 @@ pub fn resume(
     config.validate()?;
     let _lock = FolderLock::take(run.path())?;
     let llama = config.trainable(extended_model(&config, device)?);
-    let (windows, manifest) = training_windows(&config, &llama)?;
+    let (text, manifest) = training_text(&config, &llama)?;
     let checkpoints = run.checkpoints();
     let state = if Checkpoint::exists(&checkpoints)? {
         run.refuse_other_sources(&manifest)?;
@@ -67,11 +68,13 @@ pub fn resume(
         beginning(&config, llama)
     };
     report(Event::Resumed { step: state.0.step, taken: run.steps_taken() });
-    go_on(&config, run, windows, state, stop, report)
+    go_on(&config, run, text, state, stop, report)
 }
 
 /// The files that say how text becomes tokens.
 const TOKENIZER: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+/// The file that says how conversations become text, where it is one of its own.
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// What a run would read and hold in memory, as far as can be known without its weights: they are not read.
 ///
@@ -89,12 +92,12 @@ pub fn preview(
     }
     companions(config)?;
     base.rope.extended(config.context.rope_scaling, config.context.length)?.validate()?;
-    let windows = windows(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
+    let text = Text::read(config, &Corpus::read(&config.data.path)?, base.vocab_size)?;
     let llama = base.init(&device.clone().autodiff()).computing_in(storage.compute_on(device));
     let (llama, selection) = (config.trainable(llama), config.selection());
     refuse_large_tensors(&llama, training, config.context.window())?;
     let plan = MemoryPlan::kept_as(storage, &llama, &selection, training, config.context.window());
-    Ok((Reading::of(&windows, training), plan))
+    Ok((Reading::of(&text.windows, text.documents, training), plan))
 }
 
 /// A run without checkpoints begins anew, but not where that would replace a result.
@@ -121,7 +124,7 @@ fn beginning(config: &FinetuneConfig, llama: Llama) -> (Checkpoint, Llama, Optim
 fn go_on(
     config: &FinetuneConfig,
     run: &RunFolder,
-    windows: Windows,
+    Text { windows, documents }: Text,
     (at, llama, optimizer): (Checkpoint, Llama, Optimizer),
     stop: &Stop,
     report: &mut dyn FnMut(Event<'_>),
@@ -130,7 +133,7 @@ fn go_on(
     let selection = config.selection();
     // Read before anything takes its time, and written when it is done.
     let companions = companions(config)?;
-    report(Event::Reading(&Reading::of(&windows, training)));
+    report(Event::Reading(&Reading::of(&windows, documents, training)));
     refuse_large_tensors(&llama, training, config.context.window())?;
     let plan = MemoryPlan::new(&llama, &selection, training, config.context.window());
     report(Event::Planned(&plan));
@@ -215,64 +218,18 @@ fn extended_model(config: &FinetuneConfig, device: &Device) -> Result<Llama, Tra
     Ok(llama)
 }
 
-/// The windows to learn from, without the held-out ones, and what the run is made of.
-fn training_windows(
-    config: &FinetuneConfig,
-    llama: &Llama,
-) -> Result<(Windows, Manifest), TrainError> {
+/// What is learned from, and what the run is made of.
+fn training_text(config: &FinetuneConfig, llama: &Llama) -> Result<(Text, Manifest), TrainError> {
     let corpus = Corpus::read(&config.data.path)?;
-    let windows = windows(config, &corpus, llama.config.vocab_size)?;
-    let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
+    let text = Text::read(config, &corpus, llama.config.vocab_size)?;
+    let (tokens, windows) = (text.windows.tokens(), text.windows.len());
+    let manifest = Manifest::new(config.seed, &corpus.files, tokens, windows);
     let mut sources = model_files(&config.model.path)?;
-    if corpus.has_text() {
-        let of_tokenizer = TOKENIZER.map(|name| config.model.path.join(name));
-        sources.extend(of_tokenizer.into_iter().filter(|path| path.exists()));
-    }
-    Ok((windows, manifest.with_model(&sources)?))
-}
-
-/// The windows to learn from, of which one at least is whole.
-fn windows(
-    config: &FinetuneConfig,
-    corpus: &Corpus,
-    vocab_size: usize,
-) -> Result<Windows, TrainError> {
-    let (windows, _) = split(config, corpus)?;
-    windows.check_vocabulary(vocab_size)?;
-    let (tokens, length) = (windows.tokens(), config.context.window());
-    if tokens < length {
-        return Err(TrainError::ShortText { path: config.data.path.clone(), tokens, length });
-    }
-    Ok(windows)
-}
-
-/// The held-out text of a run, as token ids: what its table of perplexities is measured on. Empty, if nothing was held
-/// out.
-///
-/// # Errors
-/// [`TrainError::Data`], if the text cannot be read.
-pub fn held_out_documents(config: &FinetuneConfig) -> Result<Vec<Vec<u32>>, TrainError> {
-    match &config.data.held_out {
-        HeldOut::Path(path) => tokenize(config, &Corpus::read(path)?),
-        HeldOut::Fraction(_) => {
-            let (_, held_out) = split(config, &Corpus::read(&config.data.path)?)?;
-            Ok(held_out.documents().into_iter().map(<[u32]>::to_vec).collect())
-        }
-    }
-}
-
-/// `(training, held out)`
-fn split(config: &FinetuneConfig, corpus: &Corpus) -> Result<(Windows, Windows), TrainError> {
-    let windows = Windows::pack(tokenize(config, corpus)?, config.context.window())?;
-    let fraction = match config.data.held_out {
-        HeldOut::Fraction(fraction) => fraction,
-        HeldOut::Path(_) => 0.0,
-    };
-    Ok(windows.split_validation(fraction))
-}
-
-/// Token ids need no tokenizer, text does.
-fn tokenize(config: &FinetuneConfig, corpus: &Corpus) -> Result<Vec<Vec<u32>>, TrainError> {
-    let tokenizer = corpus.has_text().then(|| Tokenizer::read(&config.model.path)).transpose()?;
-    Ok(corpus.tokenize(tokenizer.as_ref())?)
+    let of_text = if corpus.has_text() { &TOKENIZER[..] } else { &[] };
+    let of_conversations = corpus.has_conversations().then_some(&CHAT_TEMPLATE);
+    let names = of_text.iter().chain(of_conversations);
+    let beside = names.map(|name| config.model.path.join(name));
+    sources.extend(beside.filter(|path| path.exists()));
+    let manifest = manifest.with_documents(text.documents).with_model(&sources)?;
+    Ok((text, manifest))
 }

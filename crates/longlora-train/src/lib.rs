@@ -10,6 +10,7 @@
 //! learner can drive it, too.
 
 mod error;
+mod document_counts;
 mod event;
 mod execution;
 mod rope_target;
@@ -34,6 +35,7 @@ mod step_report;
 mod folder_lock;
 mod run_folder;
 mod session;
+mod text;
 mod finetune;
 mod pretrain;
 #[cfg(test)]
@@ -45,10 +47,11 @@ pub use clip::clip_by_global_norm;
 pub use config::{
     DataConfig, FinetuneConfig, HeldOut, LearningRates, ModelConfig, TrainingConfig, WindowOrder,
 };
+pub use document_counts::DocumentCounts;
 pub use error::TrainError;
 pub use event::{Event, Reading};
 pub use execution::{Execution, MemoryPlan};
-pub use finetune::{finetune, held_out_documents, preview, resume};
+pub use finetune::{finetune, preview, resume};
 pub use folder_lock::FolderLock;
 pub use kept_input::InputsWait;
 pub use memory::{device_memory_held, peak_memory_bytes};
@@ -64,4 +67,5 @@ pub use session::Outcome;
 pub use step_output::StepOutput;
 pub use step_report::StepReport;
 pub use stop::Stop;
+pub use text::{HeldOutText, held_out_documents};
 pub use trainee::Trainee;

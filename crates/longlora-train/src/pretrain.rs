@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{TrainingConfig, one_line};
+use crate::document_counts::DocumentCounts;
 use crate::error::TrainError;
 use crate::event::{Event, Reading};
 use crate::execution::{MemoryPlan, refuse_large_tensors};
@@ -119,7 +120,8 @@ pub fn pretrain(
     };
     refuse_large_tensors(&llama, training, config.context_length)?;
     let plan = MemoryPlan::new(&llama, &Selection::Base, training, config.context_length);
-    report(Event::Reading(&Reading::of(&windows, training)));
+    let documents = DocumentCounts { texts: corpus.documents.len(), ..DocumentCounts::default() };
+    report(Event::Reading(&Reading::of(&windows, documents, training)));
     report(Event::Planned(&plan));
     let session = Session {
         run,
@@ -158,7 +160,7 @@ fn write_model(llama: &Llama, tokenizer: &Tokenizer, model: &Path) -> Result<(),
 fn texts(corpus: &Corpus) -> impl Iterator<Item = &str> {
     corpus.documents.iter().filter_map(|document| match &document.content {
         Content::Text(text) => Some(text.as_str()),
-        Content::Tokens(_) => None,
+        Content::Tokens(_) | Content::Conversation(_) | Content::Instruction(_) => None,
     })
 }
 

@@ -79,7 +79,7 @@ impl Rehearsal<'_> {
 
     /// Windows of one document each.
     fn batch(&self) -> StepBatch {
-        let window = Window { tokens: vec![0; self.length], document_starts: vec![0] };
+        let window = Window::new(vec![0; self.length], vec![0]);
         let windows = vec![window; self.training.batch_size];
         let micro_batch = TokenBatch::from_windows(&windows, 0);
         StepBatch {

@@ -17,6 +17,7 @@ use longlora_data::SourceFile;
 use longlora_llama::write_atomically;
 use serde::{Deserialize, Serialize};
 
+use crate::document_counts::DocumentCounts;
 use crate::error::TrainError;
 use crate::folder_lock::FolderLock;
 use crate::step_report::StepReport;
@@ -43,6 +44,9 @@ pub struct Manifest {
     pub data_tokens: usize,
     /// Windows of the training text.
     pub data_windows: usize,
+    /// What it was made of, if there are conversations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_documents: Option<DocumentCounts>,
 }
 
 /// A file as it was.
@@ -76,7 +80,14 @@ impl Manifest {
             data: files.iter().map(HashedFile::from).collect(),
             data_tokens: tokens,
             data_windows: windows,
+            data_documents: None,
         }
+    }
+
+    /// With what became of its conversations, if there are any.
+    pub fn with_documents(self, documents: DocumentCounts) -> Self {
+        let data_documents = (documents.conversations > 0).then_some(documents);
+        Self { data_documents, ..self }
     }
 
     /// With the files of the model that it begins with.

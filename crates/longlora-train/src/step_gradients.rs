@@ -62,7 +62,7 @@ mod tests {
     use crate::testing::tiny;
 
     fn of_step(llama: &Llama) -> StepGradients {
-        let window = Window { tokens: vec![3, 1, 4, 1, 5, 9, 2, 6], document_starts: vec![0] };
+        let window = Window::new(vec![3, 1, 4, 1, 5, 9, 2, 6], vec![0]);
         let micro_batches = vec![TokenBatch::from_windows(&[window], 0)];
         let batch = StepBatch { micro_batches, dropout: Dropout::new(0) };
         gradients(llama, AttentionPattern::Full, &batch, Execution::SMALLEST).0

@@ -10,8 +10,8 @@ use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_gguf::is_gguf;
 use longlora_llama::{LlamaConfig, Trainable, count_trainable, model_files};
 use longlora_train::{
-    Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, StepReport, Stop, TrainError,
-    finetune, held_out_documents, preview, resume,
+    Event, FinetuneConfig, FolderLock, HeldOut, HeldOutText, Outcome, RunFolder, StepReport, Stop,
+    TrainError, finetune, held_out_documents, preview, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
@@ -29,7 +29,7 @@ use crate::training_args::TrainingArgs;
 use crate::{Stopped, in_one_sentence, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
-const NOT_WITH_RESUME: [&str; 24] = [
+const NOT_WITH_RESUME: [&str; 25] = [
     "config",
     "model",
     "weights",
@@ -52,6 +52,7 @@ const NOT_WITH_RESUME: [&str; 24] = [
     "offload_activations",
     "weight_decay",
     "max_grad_norm",
+    "append_eos",
     "sequential",
     "seed",
 ];
@@ -77,7 +78,8 @@ pub(crate) struct Finetune {
     /// How the matrices of the model are kept: bf16 takes half the memory of f32; what is trained stays f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightKind>,
-    /// Training text: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of them
+    /// Training text: a .txt or .md file; a .jsonl, .jsonl.gz or .json file of objects with `text`, `messages`,
+    /// `conversations`, or `instruction` and `output`; a .json or .bin file of token ids; or a folder of them
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// The context to reach, in tokens: those of a training window, unless --train-length says otherwise
@@ -349,10 +351,15 @@ impl HeldOutArgs {
         if self.no_eval {
             return Ok(None);
         }
-        let mut documents = held_out_documents(config)?;
+        let HeldOutText { mut documents, has_conversations } = held_out_documents(config)?;
         if documents.is_empty() {
             say("nothing is held out, so there will be no table; --eval-data gives text for it");
             return Ok(None);
+        }
+        if has_conversations {
+            say(
+                "the table reads held-out conversations as texts: what is asked counts as what is answered",
+            );
         }
         refuse_short("--eval-lengths", self.eval_lengths.as_deref().unwrap_or_default())?;
         let lengths = match &self.eval_lengths {

@@ -51,6 +51,10 @@ pub(crate) struct TrainingArgs {
     /// Largest norm of the whole gradient; 0 does not clip [default: 1]
     #[arg(long, value_name = "NORM")]
     max_grad_norm: Option<f64>,
+    /// End each text in the tokenizer's end-of-text token, which is learned, too; conversations end as the model's chat
+    /// template says [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    append_eos: Option<bool>,
     /// Take windows as they stand in the text, instead of shuffled
     #[arg(long)]
     sequential: bool,
@@ -107,6 +111,7 @@ impl TrainingArgs {
     /// What is not said stays as it is.
     pub(crate) fn apply(&self, config: &mut FinetuneConfig) {
         config.seed = self.seed.unwrap_or(config.seed);
+        config.data.append_eos = self.append_eos.unwrap_or(config.data.append_eos);
         if self.sequential {
             config.data.order = WindowOrder::Sequential;
         }
@@ -163,6 +168,7 @@ mod tests {
         check("weight_decay", &training.weight_decay.to_string());
         check("max_grad_norm", &training.max_grad_norm.to_string());
         check("save_every", &training.save_every.to_string());
+        check("append_eos", &config.data.append_eos.to_string());
         check("seed", &config.seed.to_string());
     }
 }

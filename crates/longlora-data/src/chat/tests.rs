@@ -145,6 +145,12 @@ fn an_unfinished_answer_ends_with_its_last_word() {
 }
 
 #[test]
+fn what_is_learned_from_is_written_on_the_same_day_always() {
+    let dated = template("{{ strftime_now('%d %b %Y') }}").unwrap();
+    assert_eq!(dated.render_undated(&hello(), false).unwrap(), "26 Jul 2024");
+}
+
+#[test]
 fn the_template_is_found_where_transformers_looks() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
