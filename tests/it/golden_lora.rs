@@ -171,8 +171,8 @@ fn twenty_steps_end_where_pytorch_ends() {
 fn check_round_trip(llama: &Llama, config: &AdapterConfig) -> Tensors {
     let folder = tempfile::tempdir().unwrap();
     let facts = AdapterFacts::new(llama, config, 512, AttentionPattern::LONGLORA);
-    let base = BaseModel::at(Path::new("tiny/model"));
-    save_adapter(llama, config, &facts, &base, folder.path()).unwrap();
+    let of = BaseModel::at(Path::new("tiny/model"));
+    save_adapter(llama, config, &facts, &of, folder.path()).unwrap();
 
     let (loaded, loaded_config, loaded_facts) =
         load_adapter(base(&Device::default()), folder.path()).unwrap();

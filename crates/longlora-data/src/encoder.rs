@@ -117,7 +117,7 @@ impl Encoder {
         text += &instruction.output;
         let mut tokens = self.tokens(&text, true, document)?;
         // It is learned, whoever puts it there.
-        tokens.pop_if(|(token, bytes)| *token == eos && bytes.is_empty());
+        tokens.pop_if(|(token, bytes)| *token == eos && bytes.start == bytes.end);
         let answer = begins..text.len();
         let mut lesson = Lesson::of_answers(tokens, slice::from_ref(&answer));
         lesson.push(eos, true);
