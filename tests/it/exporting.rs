@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use burn::tensor::TensorData;
-use longlora_data::Tokenizer;
+use longlora_data::{SourceFile, Tokenizer};
 use longlora_llama::{read_tensors, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -102,7 +102,16 @@ fn a_folder_has_all_that_other_programs_need() {
             let [ours, theirs] = [&out, &model].map(|folder| read(&folder.join(name)));
             assert_eq!(ours.trim_ascii(), theirs.trim_ascii(), "{name}");
         }
-        check_manifest(&json(&out.join(MANIFEST)), kind);
+        let manifest = json(&out.join(MANIFEST));
+        check_manifest(&manifest, kind);
+        let adapter = &manifest["adapter"];
+        assert_eq!(adapter["path"], "run/adapter");
+        for name in ["adapter_config.json", "adapter_model.safetensors", "longlora.json"] {
+            let file = SourceFile::read(&here.join("run/adapter").join(name)).unwrap();
+            assert_eq!(adapter["sha256"][name], file.sha256, "{name}");
+        }
+        assert_eq!(manifest["dropped_rope_offsets"], false);
+        assert!(manifest["cost_of_dropping"].is_null());
     }
     assert_eq!(names(here), ["bf16", "f16", "f32", "run"]);
     assert_eq!(written(here, &["--model", "f32"]), written_by_both(here));
@@ -240,11 +249,24 @@ fn rope_offsets_of_heads_are_left_out_only_if_asked_and_the_cost_is_told() {
     check_mistake(here, &data, &["--data", "--drop-rope-offsets"]);
     assert_eq!(names(here), before);
 
-    let said = check_done(here, "out", &[&drop[..], &["--data", "data.txt"]].concat());
+    let measured = [&drop[..], &["--data", "data.txt"]].concat();
+    let few = [&measured[..], &["--max-tokens", "10"]].concat();
+    check_mistake(here, &few, &["`10`", "`512`"]);
+    assert_eq!(names(here), before);
+
+    let said = check_done(here, "out", &[&measured[..], &["--max-tokens", "1100"]].concat());
     assert!(said.contains("leaving them out costs") && said.contains("nats per token"), "{said}");
     assert!(said.contains("with RoPE offsets"), "{said}");
     let config = json(&here.join("out/config.json"));
     assert_eq!(config["rope_scaling"]["rope_type"], "yarn");
+    let manifest = json(&here.join("out").join(MANIFEST));
+    assert_eq!(manifest["dropped_rope_offsets"], true);
+    let cost = &manifest["cost_of_dropping"];
+    // Two whole windows, in each of which the first token is not predicted.
+    assert_eq!((&cost["data"], &cost["tokens"]), (&"data.txt".into(), &(2 * 511).into()));
+    let nats = cost["nats_per_token"].as_f64().expect("a number");
+    assert!(said.contains(&format!("costs {nats:+.4}")), "{said}");
+    assert!(manifest["adapter"]["sha256"]["rope_offsets.safetensors"].is_string(), "{manifest}");
 }
 
 #[test]

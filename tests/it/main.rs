@@ -43,6 +43,7 @@ mod errors; // every mistake is one sentence that names the file and the value
 mod adapter_errors; // the same of adapters
 mod any_options; // whatever stands in a config is taken or refused, and nothing panics
 mod cli; // the program from outside: what the terminal shows, and the exit codes
+mod tables; // the table at the end of a run: what it is measured on, and what of it is kept
 mod evaluating; // `eval` beside perplexity, and `compare`: what is asked, kept and gone on with
 mod bench; // `longlora bench`: the floor, and what is measured over it
 mod devices; // `--device` and `longlora devices`: what is refused, and with which words

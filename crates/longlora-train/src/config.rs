@@ -10,6 +10,7 @@ use longlora_llama::{Llama, Selection, WeightStorage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::evaluation::EvaluationConfig;
 use crate::kept_input::InputsWait;
 use crate::schedule::Decay;
 
@@ -33,6 +34,9 @@ pub struct FinetuneConfig {
     pub adapters: Option<AdapterConfig>,
     /// How.
     pub training: TrainingConfig,
+    /// What is measured when training is over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub evaluation: EvaluationConfig,
 }
 
 /// The base model.
@@ -192,6 +196,7 @@ impl FinetuneConfig {
             },
             adapters: Some(AdapterConfig::longlora()),
             training: TrainingConfig::default(),
+            evaluation: EvaluationConfig::default(),
         }
     }
 
@@ -241,6 +246,7 @@ impl FinetuneConfig {
         if let HeldOut::Path(path) = &mut self.data.held_out {
             paths.push(path);
         }
+        paths.extend(&mut self.evaluation.data);
         paths
     }
 
@@ -258,8 +264,9 @@ impl FinetuneConfig {
             HeldOut::Path(path) => Some(("data.held_out.path", path)),
             HeldOut::Fraction(_) => None,
         };
+        let measured_on = self.evaluation.data.as_ref().map(|path| ("evaluation.data", path));
         let paths = [("model.path", &self.model.path), ("data.path", &self.data.path)];
-        for (key, path) in paths.into_iter().chain(held_out) {
+        for (key, path) in paths.into_iter().chain(held_out).chain(measured_on) {
             if path.to_str().is_none() {
                 return Err(TrainError::Value {
                     key,
@@ -294,7 +301,8 @@ impl FinetuneConfig {
         }
         self.attention.validate(self.context.length)?;
         self.adapters.as_ref().map_or(Ok(()), AdapterConfig::validate)?;
-        self.training.validate()
+        self.training.validate()?;
+        self.evaluation.validate()
     }
 
     /// The parameters that are trained.
@@ -391,7 +399,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// Tokens of a window, beyond which sizes in bytes would no longer fit into a number.
-const LONGEST: usize = 1 << 32;
+pub(crate) const LONGEST: usize = 1 << 32;
 /// Of what is counted in windows or folders.
 const MOST: usize = 1 << 20;
 
@@ -422,8 +430,10 @@ mod tests {
 
     #[test]
     fn the_recipe_is_longloras() {
-        let FinetuneConfig { seed, model, context, attention, data, adapters, training } =
-            longlora();
+        let recipe = longlora();
+        assert_eq!(recipe.evaluation, EvaluationConfig::default());
+        let FinetuneConfig { seed, model, context, attention, data, adapters, training, .. } =
+            recipe;
         assert_eq!(seed, 0);
         assert_eq!(model, ModelConfig { path: "model".into(), weights: WeightStorage::F32 });
         assert_eq!(context, RopeTarget { length: 8192, rope_scaling: RopeKind::Linear });

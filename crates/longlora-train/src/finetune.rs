@@ -1,10 +1,11 @@
 //! The recipe: the whole run, in reading order.
 
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use longlora_adapters::AdapterConfig;
-use longlora_data::{BatchStream, Corpus, Tokenizer, Windows, copy_companions};
+use longlora_data::{BatchStream, Corpus, SourceFile, Tokenizer, Windows, copy_companions};
 use longlora_llama::{
     AdapterFacts, Llama, LlamaConfig, MAX_SHARD_BYTES, load_pretrained_as, model_files,
     save_adapter, save_pretrained,
@@ -47,7 +48,7 @@ pub fn finetune(
 /// stopped before its first checkpoint begins anew.
 ///
 /// # Errors
-/// [`TrainError`], also if the model or the data are no longer what the run began with.
+/// [`TrainError`], also if the model or the texts are no longer what the run began with.
 pub fn resume(
     run: &RunFolder,
     device: &Device,
@@ -222,7 +223,8 @@ fn training_windows(
 ) -> Result<(Windows, Manifest), TrainError> {
     let corpus = Corpus::read(&config.data.path)?;
     let windows = windows(config, &corpus, llama.config.vocab_size)?;
-    let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len());
+    let manifest = Manifest::new(config.seed, &corpus.files, windows.tokens(), windows.len())
+        .with_held_out(&held_out_files(config)?);
     let mut sources = model_files(&config.model.path)?;
     if corpus.has_text() {
         let of_tokenizer = TOKENIZER.map(|name| config.model.path.join(name));
@@ -246,18 +248,49 @@ fn windows(
     Ok(windows)
 }
 
-/// The held-out text of a run, as token ids: what its table of perplexities is measured on. Empty, if nothing was held
-/// out.
+/// The text that the table of a run is measured on, as token ids. Empty, if nothing was held out.
 ///
 /// # Errors
-/// [`TrainError::Data`], if the text cannot be read.
+/// [`TrainError`], if the text cannot be read, or has a token that the model does not know.
 pub fn held_out_documents(config: &FinetuneConfig) -> Result<Vec<Vec<u32>>, TrainError> {
-    match &config.data.held_out {
-        HeldOut::Path(path) => tokenize(config, &Corpus::read(path)?),
-        HeldOut::Fraction(_) => {
-            let (_, held_out) = split(config, &Corpus::read(&config.data.path)?)?;
-            Ok(held_out.documents().into_iter().map(<[u32]>::to_vec).collect())
+    let vocab_size = LlamaConfig::read(&config.model.path)?.vocab_size;
+    let Some(path) = config.eval_data() else {
+        let (_, held_out) = split(config, &Corpus::read(&config.data.path)?)?;
+        let documents = held_out.documents();
+        for tokens in &documents {
+            check_vocabulary(tokens, vocab_size, &config.data.path)?;
         }
+        return Ok(documents.into_iter().map(<[u32]>::to_vec).collect());
+    };
+    let corpus = Corpus::read(path)?;
+    let documents = tokenize(config, &corpus)?;
+    for (document, tokens) in corpus.documents.iter().zip(&documents) {
+        check_vocabulary(tokens, vocab_size, &document.source)?;
+    }
+    Ok(documents)
+}
+
+fn check_vocabulary(tokens: &[u32], vocab_size: usize, path: &Path) -> Result<(), TrainError> {
+    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        None => Ok(()),
+        Some(&token) => Err(TrainError::UnknownToken { path: path.to_owned(), token, vocab_size }),
+    }
+}
+
+/// Notes in the manifest of a run what its table is measured on from now on, as `config` has it: [`resume`] takes it for what
+/// the run began with.
+///
+/// # Errors
+/// [`TrainError`], if the text cannot be read, or the disk refuses.
+pub fn note_held_out(config: &FinetuneConfig, run: &RunFolder) -> Result<(), TrainError> {
+    run.note_held_out(&held_out_files(config)?)
+}
+
+/// Those of a table that is wanted, and whose text is not a share of the training text.
+fn held_out_files(config: &FinetuneConfig) -> Result<Vec<SourceFile>, TrainError> {
+    match config.eval_data() {
+        Some(path) if config.evaluation.enabled => Ok(Corpus::read(path)?.files),
+        _ => Ok(vec![]),
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod event;
 mod execution;
 mod config;
+mod evaluation;
 mod batch;
 mod step_output;
 mod row_gradient;
@@ -46,9 +47,10 @@ pub use config::{
     WindowOrder,
 };
 pub use error::TrainError;
+pub use evaluation::EvaluationConfig;
 pub use event::{Event, Reading};
 pub use execution::{Execution, MemoryPlan};
-pub use finetune::{finetune, held_out_documents, preview, resume};
+pub use finetune::{finetune, held_out_documents, note_held_out, preview, resume};
 pub use folder_lock::FolderLock;
 pub use kept_input::InputsWait;
 pub use memory::{device_memory_held, peak_memory_bytes};

@@ -14,6 +14,7 @@ use longlora_llama::{
 };
 
 use crate::device::DeviceArgs;
+use crate::places::command;
 
 /// A scaling that would be ignored is refused: a model keeps its own RoPE as far as that reaches.
 pub(crate) fn refuse_needless_scaling(base: &LlamaConfig, length: usize) -> Result<()> {
@@ -38,7 +39,8 @@ pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
     let fetched =
         longlora_hub::default_cache().and_then(|cache| longlora_hub::cached(name, &cache));
     fetched.with_context(|| {
-        format!("`{name}` is neither a folder nor in the cache; `longlora fetch {name}` fetches it")
+        let fetch = command(&format!("fetch {name}"));
+        format!("`{name}` is neither a folder nor in the cache; `{fetch}` fetches it")
     })
 }
 
