@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::fixture::{golden, json, model_with};
 
 /// 96 tokens of vocabulary, no tokenizer, native context 128.
-fn tiny_model() -> PathBuf {
+pub(crate) fn tiny_model() -> PathBuf {
     golden("tiny/model")
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
 }
 
-fn last_line(output: &Output) -> String {
+pub(crate) fn last_line(output: &Output) -> String {
     text(&output.stderr).trim_end().lines().last().unwrap_or_default().to_owned()
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn check_mistake(folder: &Path, args: &[&str], needles: &[&str]) {
 }
 
 /// A folder with token ids that the tiny model can learn from.
-fn with_ids(ids: impl Iterator<Item = usize>) -> TempDir {
+pub(crate) fn with_ids(ids: impl Iterator<Item = usize>) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let ids: Vec<usize> = ids.collect();
     fs::write(folder.path().join("ids.json"), format!("{ids:?}")).expect("a small file");
@@ -53,7 +53,7 @@ fn with_ids(ids: impl Iterator<Item = usize>) -> TempDir {
 }
 
 /// `finetune` of the tiny model to 256 tokens on `ids.json`, with more options.
-fn finetune<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn finetune<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut args =
         vec!["finetune", "--model", model, "--data", "ids.json", "--context-length", "256"];
     args.extend(more);
@@ -170,7 +170,10 @@ fn a_model_of_ones_own_is_extended_measured_and_resumable() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("from 128 to 256 tokens") && said.contains("LoRA"), "{said}");
     assert!(shown.contains("base, YaRN") && shown.contains("fine-tuned, full"), "{shown}");
-    let next = format!("eval passkey --model {model} --adapter run/adapter --lengths 256");
+    assert!(said.contains("0 s of training left"), "{said}");
+    let program = env!("CARGO_BIN_EXE_longlora");
+    let next =
+        format!("{program} eval passkey --model {model} --adapter run/adapter --lengths 256");
     assert!(said.contains(&next), "{said}");
     for file in
         ["config.toml", "manifest.json", "metrics.jsonl", "report.md", "report.json", "report.html"]
@@ -396,7 +399,8 @@ fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
     let output = child.wait_with_output().expect("the program ends");
     let steps = fs::read_to_string(metrics).expect("the metrics").lines().count();
     assert_eq!(output.status.code(), Some(1), "the adapter is not there yet");
-    let how = format!("stopped after step {steps}; go on with: finetune --resume run");
+    let program = env!("CARGO_BIN_EXE_longlora");
+    let how = format!("stopped after step {steps}; go on with: {program} finetune --resume run");
     assert_eq!(last_line(&output), how);
     let checkpoint = folder.path().join(format!("run/checkpoints/step-{steps:06}"));
     assert!(checkpoint.join("state.json").exists(), "no checkpoint of step {steps}");

@@ -53,7 +53,7 @@ fn finetune<'a>(model: &'a Path, data: &'a str, more: &[&'a str]) -> Vec<&'a str
     [&args[..], more].concat()
 }
 
-const SHORT: [&str; 5] = ["--steps", "2", "--accumulation", "1", "--no-eval"];
+const SHORT: [&str; 4] = ["--steps", "2", "--accumulation", "1"];
 
 #[test]
 fn answers_are_learned_and_what_is_cut_or_left_out_is_told() {
@@ -61,7 +61,7 @@ fn answers_are_learned_and_what_is_cut_or_left_out_is_told() {
     let here = folder.path();
     let model = talking();
     write(&here.join("chats.jsonl"), lines(&conversations()));
-    let more = [&SHORT[..], &["--out", "run"]].concat();
+    let more = [&SHORT[..], &["--no-eval", "--out", "run"]].concat();
 
     let output = longlora(here, &finetune(model.path(), "chats.jsonl", &more));
 
@@ -106,8 +106,9 @@ fn text_is_learned_from_as_text_and_ends_in_a_token_if_asked() {
 
     let model = included();
     let run = |data: &str, out: &str, more: &[&str]| {
-        let common = ["--eval-data", "held.txt", "--out", out];
-        let more = [&SHORT[..], &common, more].concat();
+        // Nothing is held out of it.
+        let table = ["--eval-data", "held.txt", "--eval-lengths", "64", "--eval-tokens", "64"];
+        let more = [&SHORT[..], &table, &["--out", out], more].concat();
         let output = longlora(here, &finetune(&model, data, &more));
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{said}");

@@ -223,6 +223,7 @@ fn methods_are_compared_and_what_is_finished_is_kept() {
     let here = folder.path();
     let (first, said) = comparison(here, "all", "yarn,longlora,full", "0");
     assert!(said.contains("training LongLoRA with seed 0"), "{said}");
+    assert!(!said.contains("nothing is held out"), "the text to measure on is: {said}");
     let methods: Vec<_> =
         first["runs"].as_array().unwrap().iter().map(|run| run["method"].clone()).collect();
     assert_eq!(methods, ["untouched", "yarn", "longlora", "full"]);
@@ -286,6 +287,26 @@ fn answers_with_an_adapter_are_not_those_without() {
         let results = fs::read_to_string(here.join("results/passkey.jsonl")).unwrap();
         assert_eq!(results.lines().count(), lines, "{args:?}");
     }
+
+    // Of one name: changed in its place, and kept in half the memory.
+    let config = here.join("run/adapter/adapter_config.json");
+    let whole = fs::read_to_string(&config).unwrap();
+    let smaller = whole.replace("\"lora_alpha\": 16", "\"lora_alpha\": 8");
+    assert_ne!(smaller, whole);
+    fs::write(&config, smaller).unwrap();
+    succeed(here, with);
+    succeed(here, &[with, &["--weights", "bf16"]].concat());
+    let results = fs::read_to_string(here.join("results/passkey.jsonl")).unwrap();
+    let answers: Vec<Value> =
+        results.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |key: &str| answers.iter().map(|answer| answer[key].clone()).collect::<Vec<_>>();
+    assert_eq!(told("weights"), ["f32", "f32", "f32", "bf16"]);
+    assert_eq!(told("model")[1], told("model")[2]);
+    let adapters = told("adapter");
+    assert!(adapters[0].is_null());
+    assert_eq!(adapters[1].as_str().unwrap().len(), 12);
+    assert_ne!(adapters[1], adapters[2]);
+    assert_eq!(adapters[2], adapters[3]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use burn::tensor::TensorData;
-use longlora_data::{ChatTemplate, Message, Tokenizer};
+use longlora_data::SourceFile;
 use longlora_llama::{read_tensors, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,21 +14,21 @@ use tempfile::TempDir;
 use crate::cli::{check_mistake, longlora, text};
 use crate::fixture::{golden, json, model_with, read, write, write_json};
 use crate::place::names;
-use crate::writing::{included, talking};
+use crate::writing::included;
 
 /// What an export leaves in a folder besides weights and tokenizer.
 const MANIFEST: &str = "longlora_export.json";
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     TempDir::new().expect("a temporary folder")
 }
 
-fn utf8(path: &Path) -> &str {
+pub(crate) fn utf8(path: &Path) -> &str {
     path.to_str().expect("the paths of tests are UTF-8")
 }
 
 /// A folder in which the included model was extended from 256 to 512 tokens: `run/adapter`, of two steps.
-fn trained(rope_offset: &str) -> TempDir {
+pub(crate) fn trained(rope_offset: &str) -> TempDir {
     let folder = folder();
     let size = ["--context-length", "512", "--steps", "2", "--accumulation", "1"];
     let rate: &[&str] =
@@ -42,18 +42,18 @@ fn trained(rope_offset: &str) -> TempDir {
     folder
 }
 
-fn export<'a>(model: &'a Path, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn export<'a>(model: &'a Path, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let args = ["export", "--model", utf8(model), "--adapter", "run/adapter", "--out", out];
     [&args[..], more].concat()
 }
 
-fn convert<'a>(model: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn convert<'a>(model: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["convert", model, "--out", out][..], more].concat()
 }
 
 /// Exit code 0, the path alone as the result, and for the person how far the logits are. Returns what that person reads.
 #[track_caller]
-fn check_done(here: &Path, out: &str, args: &[&str]) -> String {
+pub(crate) fn check_done(here: &Path, out: &str, args: &[&str]) -> String {
     let output = longlora(here, args);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{args:?} said: {said}");
@@ -65,7 +65,7 @@ fn check_done(here: &Path, out: &str, args: &[&str]) -> String {
 
 /// What a model writes, greedily.
 #[track_caller]
-fn written(here: &Path, model: &[&str]) -> String {
+pub(crate) fn written(here: &Path, model: &[&str]) -> String {
     let prompt = ["--prompt", "And God said", "--max-new-tokens", "30"];
     let output = longlora(here, &[&["generate"], model, &prompt].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -73,7 +73,7 @@ fn written(here: &Path, model: &[&str]) -> String {
 }
 
 /// What the model and the adapter of `run` write together.
-fn written_by_both(here: &Path) -> String {
+pub(crate) fn written_by_both(here: &Path) -> String {
     written(here, &["--model", utf8(&included()), "--adapter", "run/adapter"])
 }
 
@@ -102,7 +102,16 @@ fn a_folder_has_all_that_other_programs_need() {
             let [ours, theirs] = [&out, &model].map(|folder| read(&folder.join(name)));
             assert_eq!(ours.trim_ascii(), theirs.trim_ascii(), "{name}");
         }
-        check_manifest(&json(&out.join(MANIFEST)), kind);
+        let manifest = json(&out.join(MANIFEST));
+        check_manifest(&manifest, kind);
+        let adapter = &manifest["adapter"];
+        assert_eq!(adapter["path"], "run/adapter");
+        for name in ["adapter_config.json", "adapter_model.safetensors", "longlora.json"] {
+            let file = SourceFile::read(&here.join("run/adapter").join(name)).unwrap();
+            assert_eq!(adapter["sha256"][name], file.sha256, "{name}");
+        }
+        assert_eq!(manifest["dropped_rope_offsets"], false);
+        assert!(manifest["cost_of_dropping"].is_null());
     }
     assert_eq!(names(here), ["bf16", "f16", "f32", "run"]);
     assert_eq!(written(here, &["--model", "f32"]), written_by_both(here));
@@ -188,25 +197,6 @@ fn a_gguf_file_writes_the_same_text_there_and_back() {
     assert!(names(here).iter().all(|name| !name.starts_with('.')), "{:?}", names(here));
 }
 
-/// The file's tokenizer knows the file's context, not the new one.
-#[test]
-fn an_adapter_of_a_gguf_file_is_exported_with_its_own_context() {
-    let folder = trained("none");
-    let here = folder.path();
-    check_done(here, "base.gguf", &convert(utf8(&included()), "base.gguf", &[]));
-    let size = ["--context-length", "512", "--steps", "1", "--accumulation", "1", "--no-eval"];
-    let book = book();
-    let args = ["finetune", "--model", "base.gguf", "--data", &book, "--out", "of-file"];
-    let output = longlora(here, &[&args[..], &size].concat());
-    let said = text(&output.stderr);
-    assert!(said.contains("longlora convert") && said.contains("base.gguf --out DIR"), "{said}");
-
-    check_done(here, "out", &export(Path::new("base.gguf"), "out", &["--dtype", "f32"]));
-    let config = json(&here.join("out/tokenizer_config.json"));
-    assert_eq!(config["model_max_length"], 512);
-    assert_eq!(written(here, &["--model", "out"]), written_by_both(here));
-}
-
 #[test]
 fn shared_rope_offsets_are_longrope_factors_to_other_programs() {
     let folder = trained("shared");
@@ -247,11 +237,24 @@ fn rope_offsets_of_heads_are_left_out_only_if_asked_and_the_cost_is_told() {
     check_mistake(here, &data, &["--data", "--drop-rope-offsets"]);
     assert_eq!(names(here), before);
 
-    let said = check_done(here, "out", &[&drop[..], &["--data", "data.txt"]].concat());
+    let measured = [&drop[..], &["--data", "data.txt"]].concat();
+    let few = [&measured[..], &["--max-tokens", "10"]].concat();
+    check_mistake(here, &few, &["`10`", "`512`"]);
+    assert_eq!(names(here), before);
+
+    let said = check_done(here, "out", &[&measured[..], &["--max-tokens", "1100"]].concat());
     assert!(said.contains("leaving them out costs") && said.contains("nats per token"), "{said}");
     assert!(said.contains("with RoPE offsets"), "{said}");
     let config = json(&here.join("out/config.json"));
     assert_eq!(config["rope_scaling"]["rope_type"], "yarn");
+    let manifest = json(&here.join("out").join(MANIFEST));
+    assert_eq!(manifest["dropped_rope_offsets"], true);
+    let cost = &manifest["cost_of_dropping"];
+    // Two whole windows, in each of which the first token is not predicted.
+    assert_eq!((&cost["data"], &cost["tokens"]), (&"data.txt".into(), &(2 * 511).into()));
+    let nats = cost["nats_per_token"].as_f64().expect("a number");
+    assert!(said.contains(&format!("costs {nats:+.4}")), "{said}");
+    assert!(manifest["adapter"]["sha256"]["rope_offsets.safetensors"].is_string(), "{manifest}");
 }
 
 #[test]
@@ -367,107 +370,6 @@ fn what_an_interrupted_export_leaves_is_cleared_by_the_next() {
         check_done(folder.path(), out, &args);
         assert!(!names(here).contains(&partial), "{:?}", names(here));
         assert!(!target.join("leftover").exists());
-    }
-}
-
-/// A folder's tokenizer is copied, a file's is written out; chat template and all.
-#[test]
-fn a_model_that_was_trained_whole_has_its_tokenizer_with_it() {
-    let folder = folder();
-    let here = folder.path();
-    let base = talking();
-    let path = base.path().join("tokenizer_config.json");
-    let mut config = json(&path);
-    config["model_max_length"] = 256.into();
-    write_json(&path, &config);
-    check_done(here, "base.gguf", &convert(utf8(base.path()), "base.gguf", &[]));
-    let tokens = |model: &Path| {
-        let tokenizer = Tokenizer::read(model).expect("a tokenizer");
-        tokenizer.encode("And God said").expect("words")
-    };
-    let template = |model: &Path| {
-        let tokenizer = Tokenizer::read(model).expect("a tokenizer");
-        let template = ChatTemplate::read(model, &tokenizer).expect("one that can be read");
-        let template = template.expect("a template");
-        template.render(&[Message::new("user", "hello")], true).expect("a text")
-    };
-    for (base_path, out) in [(utf8(base.path()), "of-folder"), ("base.gguf", "of-file")] {
-        let output = longlora(here, &whole(base_path, &book(), out));
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-
-        let model = here.join(out).join("model");
-        let of_tokenizer = ["tokenizer.json", "tokenizer_config.json"];
-        let mut files = [&["config.json", "model.safetensors"], &of_tokenizer[..]].concat();
-        if out == "of-folder" {
-            files.insert(0, "chat_template.jinja");
-        }
-        assert_eq!(names(&model), files);
-        assert_eq!(tokens(&model), tokens(&included()));
-        assert_eq!(template(&model), template(base.path()), "{out}");
-        assert_eq!(json(&model.join("tokenizer_config.json"))["model_max_length"], 512, "{out}");
-        assert!(written(here, &["--model", utf8(&model)]).starts_with("And God said"));
-    }
-}
-
-fn book() -> String {
-    utf8(&included().join("../text/train/shakespeare_lear.txt")).to_owned()
-}
-
-/// One step of full fine-tuning.
-fn whole<'a>(model: &'a str, data: &'a str, out: &'a str) -> Vec<&'a str> {
-    let args = ["finetune", "--full", "--model", model, "--data", data, "--out", out];
-    let size = ["--context-length", "512", "--steps", "1", "--accumulation", "1", "--no-eval"];
-    [&args[..], &size].concat()
-}
-
-/// What the trained model could not be given is told of before a step is taken.
-#[test]
-fn a_torn_file_beside_the_weights_stops_a_run_before_its_first_step() {
-    let folder = folder();
-    let here = folder.path();
-    let model = model_with(&included(), json!({}));
-    write(&model.path().join("tokenizer_config.json"), "[1");
-    let ids: Vec<usize> = (0..1200).map(|i| i * 7 % 2048).collect();
-    write(&here.join("ids.json"), format!("{ids:?}"));
-    let args = whole(utf8(model.path()), "ids.json", "out");
-    for args in [[&args[..], &["--dry-run"]].concat(), args.clone()] {
-        let output = longlora(here, &args);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("tokenizer_config.json"), "{said}");
-        assert!(!here.join("out/metrics.jsonl").exists(), "{said}");
-    }
-}
-
-/// As TRL, axolotl and LLaMA-Factory leave it there.
-#[test]
-fn a_tokenizer_in_the_adapters_folder_is_the_models() {
-    let folder = trained("none");
-    let (here, model) = (folder.path(), included());
-    let adapter = here.join("run/adapter");
-    let before = written_by_both(here);
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(model.join(name), adapter.join(name)).unwrap();
-    }
-    let template = "{{ messages[0].content }}";
-    write(&adapter.join("chat_template.jinja"), template);
-    let said = check_done(here, "out", &export(&model, "out", &[]));
-    assert!(said.contains("tokenizer and chat template are the adapter's"), "{said}");
-    assert_eq!(text(&read(&here.join("out/chat_template.jinja"))), template);
-    assert_eq!(written_by_both(here), before);
-
-    let mut tokenizer = json(&adapter.join("tokenizer.json"));
-    let token = json!({
-        "id": 2048, "content": "<new>", "single_word": false, "lstrip": false, "rstrip": false,
-        "normalized": false, "special": true,
-    });
-    tokenizer["added_tokens"].as_array_mut().expect("a list").push(token);
-    write_json(&adapter.join("tokenizer.json"), &tokenizer);
-    for out in ["more", "more.gguf"] {
-        let output = longlora(here, &export(&model, out, &[]));
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("token id `2048`") && said.contains("run/adapter"), "{said}");
     }
 }
 

@@ -143,8 +143,11 @@ fn mistakes_about_names_are_told_in_one_sentence() {
     let absent = [&eval[..], &["a/absent"]].concat();
     let finetune = ["finetune", "--data", "ids.json", "--context-length", "256", "--model"];
     let finetune = [&finetune[..], &["a/absent"]].concat();
-    let neither =
-        "`a/absent` is neither a folder nor in the cache; `longlora fetch a/absent` fetches it";
+    let neither = format!(
+        "`a/absent` is neither a folder nor in the cache; `{} fetch a/absent` fetches it",
+        env!("CARGO_BIN_EXE_longlora")
+    );
+    let neither = neither.as_str();
     let cases = [
         (absent, neither),
         (finetune, neither),

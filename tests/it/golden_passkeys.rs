@@ -88,7 +88,8 @@ fn passkeys_are_answered_as_transformers_answers_them() {
         let llama = stretched(&llama, config);
         let (name, key) = ("SmolLM2-135M".to_owned(), config.to_owned());
         let room = llama.config.rope.max_position_embeddings;
-        let examinee = Examinee { llama, name, key, room };
+        let (weights, adapter) = (None, None);
+        let examinee = Examinee { llama, name, weights, adapter, key, room };
         let questions = [question];
         let answers = exam(&examinee, &prompter, &questions, &mut results, &mut |_, _| {}).unwrap();
         let ours = &answers[0];

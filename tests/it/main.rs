@@ -44,10 +44,12 @@ mod errors; // every mistake is one sentence that names the file and the value
 mod adapter_errors; // the same of adapters
 mod any_options; // whatever stands in a config is taken or refused, and nothing panics
 mod cli; // the program from outside: what the terminal shows, and the exit codes
+mod tables; // the table at the end of a run: what it is measured on, and what of it is kept
 mod evaluating; // `eval` beside perplexity, and `compare`: what is asked, kept and gone on with
 mod bench; // `longlora bench`: the floor, and what is measured over it
 mod devices; // `--device` and `longlora devices`: what is refused, and with which words
 mod fetching; // `longlora fetch`, and models that it fetched
 mod exporting; // `export` and `convert`: what they write, what they refuse, what they leave behind
+mod exported_tokenizers; // what goes with weights: tokenizers, chat templates, the context that they know
 mod writing; // the program that writes: `generate` and `chat`
 mod conversations; // `finetune` on conversations and instructions

@@ -14,6 +14,10 @@ pub struct Examinee {
     pub llama: Llama,
     /// What results files call it.
     pub name: String,
+    /// How its matrices are kept, for results files: models of one name may differ in it.
+    pub weights: Option<String>,
+    /// The first digits of a hash of its adapter, for results files.
+    pub adapter: Option<String>,
     /// Tells it from all others: answers of one model are never taken for another's.
     pub key: String,
     /// Tokens that a question and its answer may have together.
@@ -109,7 +113,7 @@ fn check(examinee: &Examinee, prompt: &[u32], question: &Question) -> Result<(),
 }
 
 fn ask(
-    Examinee { llama, name, .. }: &Examinee,
+    Examinee { llama, name, weights, adapter, .. }: &Examinee,
     prompter: &Prompter,
     prompt: &[u32],
     question: &Question,
@@ -130,6 +134,8 @@ fn ask(
     Ok(Answer {
         key,
         model: name.clone(),
+        weights: weights.clone(),
+        adapter: adapter.clone(),
         task: question.task.clone(),
         id: question.id.clone(),
         length: question.length,
@@ -165,7 +171,14 @@ mod tests {
         let config = config.as_object().unwrap().clone();
         let config = LlamaConfig::from_hugging_face(config, Path::new("tiny")).unwrap();
         let llama = config.init(&Device::default());
-        Examinee { llama, name: "tiny".to_owned(), key: key.to_owned(), room: 64 }
+        Examinee {
+            llama,
+            name: "tiny".to_owned(),
+            weights: Some("f32".to_owned()),
+            adapter: None,
+            key: key.to_owned(),
+            room: 64,
+        }
     }
 
     fn question() -> Question {
@@ -218,5 +231,14 @@ mod tests {
             assert_eq!(lines_after(&base, question), 9, "{question:?} was asked twice");
         }
         assert_eq!(lines_after(&tuned, &question()), 9);
+
+        // How a model is described makes no other of it.
+        let mut described = examinee("base");
+        described.adapter = Some("0123456789ab".to_owned());
+        assert_eq!(lines_after(&described, &question()), 9);
+        described.key = "other".to_owned();
+        assert_eq!(lines_after(&described, &question()), 10);
+        let lines = fs::read_to_string(&path).unwrap();
+        assert!(lines.lines().last().unwrap().contains("\"adapter\":\"0123456789ab\""), "{lines}");
     }
 }

@@ -142,6 +142,8 @@ mod tests {
         Answer {
             key: String::new(),
             model: String::new(),
+            weights: None,
+            adapter: None,
             task: "passkey".to_owned(),
             id: String::new(),
             length,

@@ -98,6 +98,8 @@ mod tests {
         Answer {
             key: key.to_owned(),
             model: "models/tiny".to_owned(),
+            weights: None,
+            adapter: None,
             task: "passkey".to_owned(),
             id: "0".to_owned(),
             length: 64,
@@ -123,6 +125,22 @@ mod tests {
         assert_eq!(results.get("b"), Some(&answer("b")));
         assert_eq!(results.get("c"), None);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    /// As lines were before they told how weights were kept, and of which adapter an answer is.
+    #[test]
+    fn lines_of_before_are_read_and_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passkey.jsonl");
+        let before = r#"{"key":"a","model":"models/tiny","task":"passkey","id":"0","length":64,"depth":0.5,"prompt_tokens":60,"output":" 1\n2","answers":["1"],"score":1.0}"#;
+        fs::write(&path, format!("{before}\n")).unwrap();
+        let mut results = Results::open(&path).unwrap();
+        assert_eq!(results.get("a"), Some(&answer("a")));
+        let (weights, adapter) = (Some("bf16".to_owned()), Some("0123456789ab".to_owned()));
+        let told = Answer { weights, adapter, ..answer("b") };
+        results.append(&told).unwrap();
+        assert_eq!(Results::open(&path).unwrap().get("b"), Some(&told));
+        assert!(fs::read_to_string(&path).unwrap().starts_with(before));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::optim::OptimizerRecord;
@@ -173,9 +174,19 @@ impl State {
 
 /// Straight to the disk: burn's bytes in memory would be as large once more.
 fn write_optimizer(optimizer: &Optimizer, path: &Path) -> Result<(), TrainError> {
-    let saved = optimizer.adam_w.save(path).map_err(std::io::Error::other);
+    let saved = optimizer.adam_w.save(path).map_err(|error| {
+        // Of the system's errors burn keeps the words.
+        let is_full = error.to_string().contains(&full_disk().to_string());
+        if is_full { full_disk() } else { io::Error::other(error) }
+    });
     saved.map_err(TrainError::file("write", path))?;
     fs::File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::file("sync", path))
+}
+
+/// As Unix tells it.
+fn full_disk() -> io::Error {
+    const ENOSPC: i32 = 28;
+    io::Error::from_raw_os_error(ENOSPC)
 }
 
 fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>, TrainError> {

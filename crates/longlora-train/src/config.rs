@@ -10,6 +10,7 @@ use longlora_llama::{BaseModel, Llama, Selection, WeightStorage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::evaluation::EvaluationConfig;
 use crate::kept_input::InputsWait;
 use crate::rope_target::RopeTarget;
 use crate::schedule::Decay;
@@ -34,6 +35,9 @@ pub struct FinetuneConfig {
     pub adapters: Option<AdapterConfig>,
     /// How.
     pub training: TrainingConfig,
+    /// What is measured when training is over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub evaluation: EvaluationConfig,
 }
 
 /// The base model.
@@ -196,6 +200,7 @@ impl FinetuneConfig {
             },
             adapters: Some(AdapterConfig::longlora()),
             training: TrainingConfig::default(),
+            evaluation: EvaluationConfig::default(),
         }
     }
 
@@ -245,6 +250,7 @@ impl FinetuneConfig {
         if let HeldOut::Path(path) = &mut self.data.held_out {
             paths.push(path);
         }
+        paths.extend(&mut self.evaluation.data);
         paths
     }
 
@@ -262,8 +268,9 @@ impl FinetuneConfig {
             HeldOut::Path(path) => Some(("data.held_out.path", path)),
             HeldOut::Fraction(_) => None,
         };
+        let measured_on = self.evaluation.data.as_ref().map(|path| ("evaluation.data", path));
         let paths = [("model.path", &self.model.path), ("data.path", &self.data.path)];
-        for (key, path) in paths.into_iter().chain(held_out) {
+        for (key, path) in paths.into_iter().chain(held_out).chain(measured_on) {
             if path.to_str().is_none() {
                 return Err(TrainError::Value {
                     key,
@@ -291,7 +298,8 @@ impl FinetuneConfig {
         }
         self.attention.validate(self.context.window())?;
         self.adapters.as_ref().map_or(Ok(()), AdapterConfig::validate)?;
-        self.training.validate()
+        self.training.validate()?;
+        self.evaluation.validate()
     }
 
     /// The parameters that are trained.
@@ -417,8 +425,10 @@ mod tests {
 
     #[test]
     fn the_recipe_is_longloras() {
-        let FinetuneConfig { seed, model, context, attention, data, adapters, training } =
-            longlora();
+        let recipe = longlora();
+        assert_eq!(recipe.evaluation, EvaluationConfig::default());
+        let FinetuneConfig { seed, model, context, attention, data, adapters, training, .. } =
+            recipe;
         assert_eq!(seed, 0);
         let path = "model".into();
         assert_eq!(model, ModelConfig { path, weights: WeightStorage::F32, fetched: None });

@@ -97,6 +97,28 @@ pub enum TrainError {
         /// Tokens of a window.
         length: usize,
     },
+    /// Text of another model, to be measured on.
+    #[error(
+        "`{path}` has token id `{token}`, and the model's vocabulary ends before `{vocab_size}`; give text that is tokenized \
+         for this model"
+    )]
+    UnknownToken {
+        /// The file, or the folder that it is a part of.
+        path: PathBuf,
+        /// The token's id.
+        token: u32,
+        /// How many tokens the model knows.
+        vocab_size: usize,
+    },
+    /// The text to measure on is another one, or gone.
+    #[error(
+        "`{path}` is no longer what the table of this run was to be measured on; put it back, or name the text to measure on \
+         anew"
+    )]
+    OtherHeldOut {
+        /// The file.
+        path: PathBuf,
+    },
     /// A device may have room for a step and none for one of its tensors.
     #[error(
         "a step over {tokens} tokens at once has a tensor of {needed:.1}, and this device takes none of more than {most:.1}; \

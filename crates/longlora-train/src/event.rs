@@ -56,28 +56,35 @@ impl Reading {
 /// A sentence for the user.
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tokens, windows, times, documents } = self;
+        let Self { tokens, windows, times, documents } = *self;
         match windows {
             1 => write!(f, "text: {tokens} tokens in one window, ")?,
             _ => write!(f, "text: {tokens} tokens in {windows} windows, ")?,
         }
-        if *times < 1.0 {
-            write!(f, "of which {:.0} % are read", 100.0 * times)?;
+        let (percent, rounded) = (100.0 * times, (10.0 * times).round() / 10.0);
+        if percent < 0.1 {
+            f.write_str("of which less than 0.1 % is read")?;
+        } else if percent < 1.0 {
+            write!(f, "of which {percent:.1} % is read")?;
+        } else if times < 1.0 {
+            write!(f, "of which {percent:.0} % are read")?;
+        } else if rounded == 1.0 {
+            f.write_str("each read once")?;
         } else {
-            write!(f, "each read {times:.1} times")?;
+            write!(f, "each read {rounded} times")?;
         }
         let DocumentCounts { texts, conversations, cut, left_out } = documents;
-        if *conversations == 0 {
+        if conversations == 0 {
             return Ok(());
         }
         write!(f, "; conversations: {conversations}, of which the answers are learned")?;
-        if *cut > 0 {
+        if cut > 0 {
             write!(f, "; cut, since they are longer than a window: {cut}")?;
         }
-        if *left_out > 0 {
+        if left_out > 0 {
             write!(f, "; left out, since they answer beyond a window: {left_out}")?;
         }
-        if *texts > 0 {
+        if texts > 0 {
             write!(f, "; texts beside them, of which all is learned: {texts}")?;
         }
         Ok(())
@@ -94,6 +101,14 @@ mod tests {
         let said = |times| Reading { tokens: 2466, windows: 16, times, documents }.to_string();
         assert_eq!(said(1.5), "text: 2466 tokens in 16 windows, each read 1.5 times");
         assert_eq!(said(0.25), "text: 2466 tokens in 16 windows, of which 25 % are read");
+        for (times, words) in [
+            (24.0, "each read 24 times"),
+            (1.04, "each read once"),
+            (0.004, "of which 0.4 % is read"),
+            (1e-6, "of which less than 0.1 % is read"),
+        ] {
+            assert_eq!(said(times), format!("text: 2466 tokens in 16 windows, {words}"));
+        }
     }
 
     #[test]
@@ -102,7 +117,7 @@ mod tests {
             let documents = DocumentCounts { texts, conversations: 40, cut, left_out };
             Reading { tokens: 2466, windows: 16, times: 2.0, documents }.to_string()
         };
-        let text = "text: 2466 tokens in 16 windows, each read 2.0 times; conversations: 40, of which the answers are learned";
+        let text = "text: 2466 tokens in 16 windows, each read 2 times; conversations: 40, of which the answers are learned";
         assert_eq!(said(0, 0, 0), text);
         let all = said(2, 3, 1);
         assert!(all.starts_with(text), "{all}");

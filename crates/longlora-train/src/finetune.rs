@@ -18,7 +18,7 @@ use crate::optimizer::Optimizer;
 use crate::run_folder::{Manifest, RunFolder};
 use crate::session::{Outcome, Session};
 use crate::stop::Stop;
-use crate::text::Text;
+use crate::text::{Text, held_out_files};
 use crate::trainee::Trainee;
 
 /// Extends a model's context on its owner's documents, and leaves everything in the run folder.
@@ -46,7 +46,7 @@ pub fn finetune(
 /// stopped before its first checkpoint begins anew.
 ///
 /// # Errors
-/// [`TrainError`], also if the model or the data are no longer what the run began with.
+/// [`TrainError`], also if the model or the texts are no longer what the run began with.
 pub fn resume(
     run: &RunFolder,
     device: &Device,
@@ -230,6 +230,6 @@ fn training_text(config: &FinetuneConfig, llama: &Llama) -> Result<(Text, Manife
     let names = of_text.iter().chain(of_conversations);
     let beside = names.map(|name| config.model.path.join(name));
     sources.extend(beside.filter(|path| path.exists()));
-    let manifest = manifest.with_documents(text.documents).with_model(&sources)?;
-    Ok((text, manifest))
+    let manifest = manifest.with_documents(text.documents).with_held_out(&held_out_files(config)?);
+    Ok((text, manifest.with_model(&sources)?))
 }

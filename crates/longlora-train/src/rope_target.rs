@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::TrainError;
 
 /// Tokens of a window, beyond which sizes in bytes would no longer fit into a number.
-const LONGEST: usize = 1 << 32;
+pub(crate) const LONGEST: usize = 1 << 32;
 
 /// The context to train for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.toml      the run as resolved: with it and the data the run can be repeated
-//! manifest.json    versions, seed, hashes of model and data
+//! manifest.json    versions, seed, hashes of model, training text and text to measure on
 //! metrics.jsonl    one line per step
 //! checkpoints/     to resume from
 //! adapter/         the result, in PEFT's format; or model/, if every weight was trained
@@ -47,6 +47,10 @@ pub struct Manifest {
     /// What it was made of, if there are conversations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_documents: Option<DocumentCounts>,
+    /// Text that the table at the end is measured on, with its hashes; none where that is a share of the training text, where
+    /// there is no table, and in runs of before it was noted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<HashedFile>,
 }
 
 /// A file as it was.
@@ -81,6 +85,7 @@ impl Manifest {
             data_tokens: tokens,
             data_windows: windows,
             data_documents: None,
+            held_out: vec![],
         }
     }
 
@@ -97,6 +102,24 @@ impl Manifest {
     pub fn with_model(self, files: &[PathBuf]) -> Result<Self, TrainError> {
         let read = |path: &PathBuf| Ok(HashedFile::from(&SourceFile::read(path)?));
         Ok(Self { model: files.iter().map(read).collect::<Result<_, TrainError>>()?, ..self })
+    }
+
+    /// With the files that the table at the end is measured on.
+    pub fn with_held_out(self, files: &[SourceFile]) -> Self {
+        Self { held_out: files.iter().map(HashedFile::from).collect(), ..self }
+    }
+
+    /// Of the text to measure on, a file that is another one or not there any more.
+    fn other_held_out(&self, then: &Self) -> Option<PathBuf> {
+        let (now, then) = (&self.held_out, &then.held_out);
+        if now.is_empty() || then.is_empty() {
+            return None;
+        }
+        let without = |these: &[HashedFile], those: &[HashedFile]| {
+            let is_there = |file: &HashedFile| those.iter().any(|one| one.sha256 == file.sha256);
+            these.iter().find(|file| !is_there(file)).map(|file| file.path.clone())
+        };
+        without(now, then).or_else(|| without(then, now))
     }
 
     /// What a run did not begin with, if there is any.
@@ -241,14 +264,30 @@ impl RunFolder {
     /// What a run goes on with is what it began with; notes what was not noted then.
     pub(crate) fn refuse_other_sources(&self, now: &Manifest) -> Result<(), TrainError> {
         let then = self.read_manifest()?;
-        match now.changed_since(&then) {
-            None if then.model.is_empty() => self.write_manifest(now),
-            None => Ok(()),
-            Some(changed) => Err(TrainError::NotResumable {
+        if let Some(changed) = now.changed_since(&then) {
+            return Err(TrainError::NotResumable {
                 path: self.path.clone(),
                 reason: format!("{changed} is no longer what the run began with; start a new run"),
-            }),
+            });
         }
+        if let Some(path) = now.other_held_out(&then) {
+            return Err(TrainError::OtherHeldOut { path });
+        }
+        let mut noted = then.clone();
+        for (noted, now) in [(&mut noted.model, &now.model), (&mut noted.held_out, &now.held_out)] {
+            if noted.is_empty() {
+                noted.clone_from(now);
+            }
+        }
+        if noted == then { Ok(()) } else { self.write_manifest(&noted) }
+    }
+
+    /// Notes what the table at the end is measured on from now on, where a manifest is.
+    pub(crate) fn note_held_out(&self, files: &[SourceFile]) -> Result<(), TrainError> {
+        if !self.path.join("manifest.json").exists() {
+            return Ok(());
+        }
+        self.write_manifest(&self.read_manifest()?.with_held_out(files))
     }
 
     fn read_manifest(&self) -> Result<Manifest, TrainError> {
@@ -325,6 +364,25 @@ impl MetricsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_to_measure_on_is_compared_where_it_was_noted() {
+        let of = |files: &[&str]| {
+            let file = |name: &&str| SourceFile {
+                path: format!("{name}.txt").into(),
+                bytes: 1,
+                sha256: (*name).to_owned(),
+            };
+            let files: Vec<SourceFile> = files.iter().map(file).collect();
+            Manifest::new(0, &[], 0, 0).with_held_out(&files)
+        };
+        let other = |now: &[&str], then: &[&str]| of(now).other_held_out(&of(then));
+        assert_eq!(other(&["a", "b"], &["a", "b"]), None);
+        assert_eq!(other(&[], &["a"]), None);
+        assert_eq!(other(&["a"], &[]), None);
+        assert_eq!(other(&["a", "c"], &["a", "b"]), Some("c.txt".into()));
+        assert_eq!(other(&["a"], &["a", "b"]), Some("b.txt".into()));
+    }
 
     /// Burn does not tell it.
     #[test]

@@ -1,10 +1,16 @@
 //! The text of a run: what is learned from, and what is held out.
 
-use longlora_data::{ChatTemplate, Corpus, Encoded, Encoder, PackedLessons, Tokenizer, Windows};
+use std::path::Path;
+
+use longlora_data::{
+    ChatTemplate, Corpus, Document, Encoded, Encoder, PackedLessons, SourceFile, Tokenizer, Windows,
+};
+use longlora_llama::LlamaConfig;
 
 use crate::config::{FinetuneConfig, HeldOut};
 use crate::document_counts::DocumentCounts;
 use crate::error::TrainError;
+use crate::run_folder::RunFolder;
 
 /// What is learned from.
 pub(crate) struct Text {
@@ -40,27 +46,57 @@ pub struct HeldOutText {
     pub has_conversations: bool,
 }
 
-/// The held-out text of a run: what its table of perplexities is measured on.
+/// The text that the table of a run is measured on.
 ///
 /// # Errors
-/// [`TrainError::Data`], if the text cannot be read.
+/// [`TrainError`], if the text cannot be read, or has a token that the model does not know.
 pub fn held_out_documents(config: &FinetuneConfig) -> Result<HeldOutText, TrainError> {
-    let path = match &config.data.held_out {
-        HeldOut::Path(path) => path,
-        HeldOut::Fraction(_) => &config.data.path,
+    let vocab_size = LlamaConfig::read(&config.model.path)?.vocab_size;
+    let Some(path) = config.eval_data() else {
+        let corpus = Corpus::read(&config.data.path)?;
+        let held_out = Parts::of(config, &corpus)?.held_out;
+        let documents = held_out.documents();
+        for tokens in &documents {
+            check_vocabulary(tokens, vocab_size, &config.data.path)?;
+        }
+        let documents = documents.into_iter().map(<[u32]>::to_vec).collect();
+        return Ok(HeldOutText { documents, has_conversations: corpus.has_conversations() });
     };
     let corpus = Corpus::read(path)?;
-    let documents = match &config.data.held_out {
-        HeldOut::Path(_) => {
-            let Encoded { texts, lessons } = encode(config, &corpus)?;
-            texts.into_iter().chain(lessons.into_iter().map(|lesson| lesson.tokens)).collect()
-        }
-        HeldOut::Fraction(_) => {
-            let held_out = Parts::of(config, &corpus)?.held_out;
-            held_out.documents().into_iter().map(<[u32]>::to_vec).collect()
-        }
-    };
+    let Encoded { texts, lessons } = encode(config, &corpus)?;
+    let lessons = lessons.into_iter().map(|lesson| lesson.tokens);
+    let documents: Vec<_> = texts.into_iter().chain(lessons).collect();
+    let of_conversations = |document: &&Document| document.content.is_conversation();
+    let (conversations, texts): (Vec<_>, Vec<_>) =
+        corpus.documents.iter().partition(of_conversations);
+    for (document, tokens) in texts.into_iter().chain(conversations).zip(&documents) {
+        check_vocabulary(tokens, vocab_size, &document.source)?;
+    }
     Ok(HeldOutText { documents, has_conversations: corpus.has_conversations() })
+}
+
+fn check_vocabulary(tokens: &[u32], vocab_size: usize, path: &Path) -> Result<(), TrainError> {
+    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        None => Ok(()),
+        Some(&token) => Err(TrainError::UnknownToken { path: path.to_owned(), token, vocab_size }),
+    }
+}
+
+/// Notes in the manifest of a run what its table is measured on from now on, as `config` has it:
+/// [`resume`](crate::resume) takes it for what the run began with.
+///
+/// # Errors
+/// [`TrainError`], if the text cannot be read, or the disk refuses.
+pub fn note_held_out(config: &FinetuneConfig, run: &RunFolder) -> Result<(), TrainError> {
+    run.note_held_out(&held_out_files(config)?)
+}
+
+/// Those of a table that is wanted, and whose text is not a share of the training text.
+pub(crate) fn held_out_files(config: &FinetuneConfig) -> Result<Vec<SourceFile>, TrainError> {
+    match config.eval_data() {
+        Some(path) if config.evaluation.enabled => Ok(Corpus::read(path)?.files),
+        _ => Ok(vec![]),
+    }
 }
 
 /// A corpus in windows.

@@ -31,6 +31,7 @@ fn of_model(error: &LlamaError) -> Option<&'static str> {
 fn of_run(error: &TrainError) -> Option<String> {
     match error {
         TrainError::Llama(error) => of_model(error).map(ToOwned::to_owned),
+        TrainError::OtherHeldOut { .. } => Some("--eval-data".to_owned()),
         TrainError::RunExists { path } => Some(format!("--out, or --resume {}", typed(path))),
         TrainError::TornMetrics { path, .. } => {
             Some(format!("--resume {}", typed(path.parent().unwrap_or(path))))

@@ -72,8 +72,10 @@ impl ExamArgs {
         let stretch = self.model.stretch(Some(longest))?;
         let llama = self.model.load(self.weights.into(), Some(longest))?.merge();
         let (name, key) = (self.name(stretch), self.key(stretch)?);
+        let weights = Some(format!("{:?}", self.weights).to_lowercase());
+        let adapter = self.model.adapter().map(short_hash).transpose()?;
         let room = llama.config.rope.max_position_embeddings;
-        Ok(Examinee { llama, name, key, room })
+        Ok(Examinee { llama, name, weights, adapter, key, room })
     }
 
     /// The model as the command line names it, and what was done to it.
@@ -118,6 +120,13 @@ impl ExamArgs {
         let mut results = self.results(task)?;
         ask(&self.load(longest)?, task, prompter, questions, &mut results)
     }
+}
+
+/// Enough digits to tell the adapters of one path apart, all of whose files count.
+fn short_hash(adapter: &Path) -> Result<String> {
+    let mut hash = fingerprint(&[adapter], "")?;
+    hash.truncate(12);
+    Ok(hash)
 }
 
 /// Asks everything, and shows how far it is.

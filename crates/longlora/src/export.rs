@@ -18,17 +18,21 @@ use serde_json::{Value, json};
 
 use crate::destination::{Destination, FloatKind, Format};
 use crate::device::DeviceArgs;
+use crate::fingerprint::adapter_hashes;
 use crate::model::{ModelArgs, model_folder};
 use crate::perplexity::measure;
 use crate::{GateFailed, print, say};
 
 /// Tokens that are compared, unless the model's context is shorter or the user says otherwise.
 const DEFAULT_VERIFY_LENGTH: usize = 512;
+/// Tokens that the cost of RoPE offsets is measured on: as many as the table of a run.
+const DEFAULT_MAX_TOKENS: usize = 65_536;
+
 /// Merge an adapter into its model and write files that other programs load: a Hugging Face folder or a GGUF file.
 ///
 /// The config gets the RoPE scaling and the new context; tokenizer and chat template come along. What was written is read
 /// back and compared with the model in memory at the start of a text and at the end of the context, and the result is
-/// recorded beside it.
+/// recorded beside it, with the hashes of the adapter.
 #[derive(clap::Args)]
 pub(crate) struct Export {
     #[command(flatten)]
@@ -44,6 +48,10 @@ pub(crate) struct Export {
     /// Text to measure the cost of --drop-rope-offsets on
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    /// Measure that on the first so many tokens of documents that fill the context [default: 65536, or the context if that is
+    /// longer]
+    #[arg(long, value_name = "TOKENS", requires = "data")]
+    max_tokens: Option<usize>,
 }
 
 /// Turn a model into another format without changing it: GGUF into a Hugging Face folder, or a folder into GGUF.
@@ -89,25 +97,33 @@ impl Export {
         );
         let (source, tokenizer) = (self.model.folder()?, self.model.tokenizer_folder()?);
         let merged = self.model.load(WeightStorage::F32, None)?.merge();
-        let llama = match &self.data {
+        let (llama, dropped) = match &self.data {
             Some(data) => {
-                self.print_cost_of_dropping(&merged, data)?;
-                merged.without_offsets()
+                let cost = self.cost_of_dropping(&merged, data)?;
+                (merged.without_offsets(), Some(cost))
             }
-            None => merged.with_offsets_as_longrope()?,
+            None => (merged.with_offsets_as_longrope()?, None),
         };
-        Exported { llama, source, tokenizer, destination, device: self.model.device()? }.write()
+        let adapter = self.model.adapter().map(adapter_record).transpose()?;
+        let device = self.model.device()?;
+        Exported { llama, source, tokenizer, adapter, dropped, destination, device }.write()
     }
 
-    fn print_cost_of_dropping(&self, llama: &Llama, data: &Path) -> Result<()> {
+    /// Measures what leaving the RoPE offsets out costs, tells it, and returns it for the record.
+    fn cost_of_dropping(&self, llama: &Llama, data: &Path) -> Result<Value> {
         let corpus = Corpus::read(data)?;
         let tokenizer = corpus.has_text().then(|| self.model.tokenizer()).transpose()?;
-        let documents = corpus.tokenize(tokenizer.as_ref())?;
+        let mut documents = corpus.tokenize(tokenizer.as_ref())?;
+        let length = llama.config.rope.max_position_embeddings;
+        if documents.iter().any(|document| document.len() >= length) {
+            // The others fill no window, and would count as read.
+            documents.retain(|document| document.len() >= length);
+        }
         let config = PerplexityConfig {
-            length: llama.config.rope.max_position_embeddings,
+            length,
             protocol: Protocol::WholeWindows { stride: None },
             pattern: AttentionPattern::Full,
-            max_tokens: None,
+            max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.max(length))),
         };
         let mut table = PerplexityTable::new();
         measure(&mut table, "with RoPE offsets", llama, &documents, &config)?;
@@ -115,9 +131,16 @@ impl Export {
         measure(&mut table, "without", &without, &documents, &config)?;
         say(&table.to_text());
         let measured = |name| table.get(name, config.length).context("it was just measured");
-        let cost = paired_difference(measured("without")?, measured("with RoPE offsets")?)?;
+        let with = measured("with RoPE offsets")?;
+        let cost = paired_difference(measured("without")?, with)?;
         say(&format!("leaving them out costs {} nats per token", told(&cost)));
-        Ok(())
+        Ok(json!({
+            "data": data.to_string_lossy(),
+            "length": length,
+            "tokens": with.tokens,
+            "nats_per_token": cost.nll,
+            "standard_error": cost.standard_error,
+        }))
     }
 }
 
@@ -127,7 +150,8 @@ impl Convert {
         let source = model_folder(&self.model)?;
         let device = self.device.open()?;
         let llama = load_pretrained(&source, &device)?;
-        Exported { llama, tokenizer: source.clone(), source, destination, device }.write()
+        let (tokenizer, adapter, dropped) = (source.clone(), None, None);
+        Exported { llama, source, tokenizer, adapter, dropped, destination, device }.write()
     }
 }
 
@@ -177,6 +201,10 @@ struct Exported {
     source: PathBuf,
     /// The folder or file whose tokenizer comes along.
     tokenizer: PathBuf,
+    /// What was merged, for the record.
+    adapter: Option<Value>,
+    /// What leaving RoPE offsets out costs, for the record, if they are left out.
+    dropped: Option<Value>,
     destination: Destination,
     device: Device,
 }
@@ -265,11 +293,19 @@ impl Exported {
         json!({
             "longlora_version": env!("CARGO_PKG_VERSION"),
             "source": self.source.to_string_lossy(),
+            "adapter": self.adapter,
+            "dropped_rope_offsets": self.dropped.is_some(),
+            "cost_of_dropping": self.dropped,
             "dtype": format!("{:?}", self.destination.dtype).to_lowercase(),
             "context": self.llama.config.rope.max_position_embeddings,
             "read_back": agreements,
         })
     }
+}
+
+/// Where an adapter is, and what.
+fn adapter_record(folder: &Path) -> Result<Value> {
+    Ok(json!({ "path": folder.to_string_lossy(), "sha256": adapter_hashes(folder)? }))
 }
 
 /// Why what was written is not the model in memory, if it is not.

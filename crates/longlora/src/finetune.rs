@@ -6,26 +6,27 @@ use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use longlora_adapters::RopeKind;
-use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
-use longlora_gguf::is_gguf;
 use longlora_llama::{LlamaConfig, Trainable, count_trainable, model_files};
 use longlora_train::{
-    Event, FinetuneConfig, FolderLock, HeldOut, HeldOutText, Outcome, RunFolder, StepReport, Stop,
-    TrainError, finetune, held_out_documents, preview, resume,
+    Event, FinetuneConfig, FolderLock, HeldOut, Outcome, RunFolder, Stop, TrainError, finetune,
+    note_held_out, preview, resume,
 };
 
 use crate::adapter_args::AdapterArgs;
-use crate::comparison::{Comparison, default_lengths, refuse_short};
+use crate::comparison::refuse_short;
+use crate::count::refuse_twice;
 use crate::device::{DeviceArgs, description};
 use crate::embedded;
-use crate::held_out::{left_out, share};
+use crate::going_on::{after_full_disk, resumption};
 use crate::model::{
     WeightKind, fetched, model_folder, refuse_needless_scaling, refuse_unsupported,
 };
 use crate::pattern::PatternArgs;
-use crate::places::{refuse_within, typed};
+use crate::places::refuse_within;
 use crate::progress::{CtrlC, Progress};
-use crate::training_args::TrainingArgs;
+use crate::run_report::{finish, has_report, tell_result};
+use crate::table_plan::TablePlan;
+use crate::training_args::{TrainingArgs, long_warm_up};
 use crate::{Stopped, in_one_sentence, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
@@ -127,40 +128,67 @@ struct HeldOutArgs {
     /// Context lengths of the table, separated by commas [default: the model's own, doubled up to the new one]
     #[arg(long, value_name = "TOKENS,…", value_delimiter = ',')]
     eval_lengths: Option<Vec<usize>>,
-    /// Measure on so many tokens at most, an equal share from the start of each document that is long enough
-    #[arg(long, value_name = "TOKENS", default_value_t = 65_536)]
-    eval_tokens: usize,
+    /// Measure on so many tokens at most, an equal share from the start of each document that is long enough [default: 65536]
+    #[arg(long, value_name = "TOKENS")]
+    eval_tokens: Option<usize>,
     /// Leave the table out
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["eval_data", "eval_lengths", "eval_tokens"])]
     no_eval: bool,
+}
+
+impl HeldOutArgs {
+    /// Whether one of them says how the table is to be.
+    fn ask_for_a_table(&self) -> bool {
+        self.eval_data.is_some() || self.eval_lengths.is_some() || self.eval_tokens.is_some()
+    }
+
+    /// What is not said stays as it is.
+    fn apply(&self, config: &mut FinetuneConfig) -> Result<()> {
+        let evaluation = &mut config.evaluation;
+        if let Some(lengths) = &self.eval_lengths {
+            refuse_short("--eval-lengths", lengths)?;
+            refuse_twice("--eval-lengths", lengths)?;
+            evaluation.lengths = Some(lengths.clone());
+        }
+        evaluation.tokens = self.eval_tokens.unwrap_or(evaluation.tokens);
+        evaluation.enabled = !self.no_eval && (evaluation.enabled || self.ask_for_a_table());
+        Ok(())
+    }
+
+    /// What may change between two parts of a run.
+    fn change(&self, config: &mut FinetuneConfig) -> Result<()> {
+        self.apply(config)?;
+        let Some(path) = &self.eval_data else { return Ok(()) };
+        let path = absolute(path).with_context(|| format!("cannot find `{}`", path.display()))?;
+        match &mut config.data.held_out {
+            HeldOut::Path(held_out) => {
+                *held_out = path;
+                config.evaluation.data = None;
+            }
+            // It is not learned from, whatever is measured on.
+            HeldOut::Fraction(_) => config.evaluation.data = Some(path),
+        }
+        Ok(())
+    }
 }
 
 impl Finetune {
     pub(crate) fn run(self) -> Result<()> {
         if let Some(folder) = &self.resume {
-            let run = RunFolder::open(folder)?;
-            let mut config = FinetuneConfig::read(&run.config())?;
-            let before = config.clone();
-            self.training.change(&mut config.training);
-            if config != before {
-                config.validate()?;
-                let _lock = FolderLock::take(run.path())?;
-                run.write("config.toml", &config.to_toml())?;
-            }
-            if let Some(path) = &self.held_out.eval_data {
-                config.data.held_out = HeldOut::Path(path.clone());
-            }
-            return self.train_and_measure(&config, &run, &CtrlC::listen()?);
+            return self.go_on(&RunFolder::open(folder)?);
         }
         let mut out = self.out.clone().map_or_else(next_free_run, Ok)?;
         let mut config = self.resolve(&out)?;
         config.validate()?;
+        if let Some(warning) = long_warm_up(&config.training) {
+            say(&warning);
+        }
         if self.dry_run {
             print(&config.to_toml());
             return self.preview(config);
         }
         refuse_within(&out, &config.data.path)?;
-        if let HeldOut::Path(path) = &config.data.held_out {
+        if let Some(path) = config.eval_data() {
             refuse_within(&out, path)?;
         }
         let ctrl_c = CtrlC::listen()?;
@@ -178,7 +206,31 @@ impl Finetune {
         {
             say(&in_one_sentence(&error.into()));
         }
-        done
+        done.map_err(|error| after_full_disk(error, &run, &resumption(&run, &self.device)))
+    }
+
+    /// From the settings of the run and what the options change of them.
+    fn go_on(&self, run: &RunFolder) -> Result<()> {
+        let mut config = FinetuneConfig::read(&run.config())?;
+        self.training.change(&mut config.training);
+        self.held_out.change(&mut config)?;
+        config.validate()?;
+        let done = self.train_and_measure(&config, run, &CtrlC::listen()?);
+        done.map_err(|error| after_full_disk(error, run, &resumption(run, &self.device)))
+    }
+
+    /// Has the next `--resume` go on with these settings, too.
+    fn keep(&self, config: &FinetuneConfig, run: &RunFolder) -> Result<()> {
+        let other_text = self.held_out.eval_data.is_some();
+        if !other_text && *config == FinetuneConfig::read(&run.config())? {
+            return Ok(());
+        }
+        let _lock = FolderLock::take(run.path())?;
+        run.write("config.toml", &config.to_toml())?;
+        if other_text {
+            note_held_out(config, run)?;
+        }
+        Ok(())
     }
 
     fn unpack(&self, run: &Path) -> Result<()> {
@@ -197,7 +249,7 @@ impl Finetune {
             config = self.resolve(place.path())?;
         }
         let (device, base) = self.open(&config)?;
-        self.held_out.plan(&config, &base)?;
+        TablePlan::read(&config, &base)?;
         announce(&config, &base, &device);
         let (reading, memory) = preview(&config, &device)?;
         let mut progress = Progress::new();
@@ -230,31 +282,41 @@ impl Finetune {
         ctrl_c: &CtrlC,
     ) -> Result<()> {
         let (device, base) = self.open(config)?;
-        let table = self.held_out.plan(config, &base)?;
+        let table = TablePlan::read(config, &base)?;
+        if self.resume.is_some() {
+            // Now that they are known to be possible.
+            self.keep(config, run)?;
+        }
         let trainable = announce(config, &base, &device);
         say(&format!("run folder: {}", run.path().display()));
-        let outcome = self.train(run, config, &device, &ctrl_c.stop)?;
-        ctrl_c.training_is_over();
-        match (outcome, table) {
-            (Outcome::Finished(_), None) => say(&result_of(config, run)),
-            (Outcome::Finished(_), Some(table)) => {
-                let place = format!("{} ({})", self.device, description(&device).1);
-                finish(config, run, &table, &trainable, (&device, &place))?;
-            }
-            (Outcome::Stopped { step }, _) => {
-                let path = typed(run.path());
-                let how =
-                    format!("stopped after step {step}; go on with: finetune --resume {path}");
-                return Err(Stopped(how).into());
-            }
+        let (how, had_report) = (resumption(run, &self.device), has_report(run));
+        let (outcome, has_stepped) = self.train(run, config, &device, &ctrl_c.stop)?;
+        if let Outcome::Stopped { step } = outcome {
+            return Err(Stopped(format!("stopped after step {step}; go on with: {how}")).into());
         }
-        if config.adapters.is_some() && is_gguf(&config.model.path) {
-            say(&format!(
-                "Python takes no GGUF file as the base of an adapter; `longlora convert {} --out DIR` makes a folder of it",
-                typed(&config.model.path)
-            ));
+        let Some(table) = table else {
+            ctrl_c.training_is_over("stopped; what was trained is on the disk".to_owned());
+            tell_result(config, run, "");
+            return Ok(());
+        };
+        if had_report && !has_stepped && !self.held_out.ask_for_a_table() {
+            let more = format!(
+                ", the report in report.html beside it stays as it is; --eval-tokens {} measures anew",
+                config.evaluation.tokens
+            );
+            tell_result(config, run, &more);
+            return Ok(());
         }
-        Ok(())
+        // Where a report is, only who asks for a table gets another.
+        let asked = match had_report {
+            true => format!(" --eval-tokens {}", config.evaluation.tokens),
+            false => String::new(),
+        };
+        ctrl_c.training_is_over(format!(
+            "stopped; what was trained is on the disk, the table is not; make it with: {how}{asked}"
+        ));
+        let place = format!("{} ({})", self.device, description(&device).1);
+        finish(config, run, &table, &trainable, (&device, &place))
     }
 
     /// Options over the file, over the defaults.
@@ -279,7 +341,9 @@ impl Finetune {
         }
         if let Some(path) = &self.held_out.eval_data {
             config.data.held_out = HeldOut::Path(path.clone());
+            config.evaluation.data = None;
         }
+        self.held_out.apply(&mut config)?;
         config.context.length = self.context_length.unwrap_or(config.context.length);
         if let Some(kind) = self.context.rope_scaling {
             config.context.rope_scaling = kind;
@@ -297,21 +361,23 @@ impl Finetune {
         Ok(config.absolute()?)
     }
 
+    /// Also whether a step was taken.
     fn train(
         &self,
         run: &RunFolder,
         config: &FinetuneConfig,
         device: &Device,
         stop: &Stop,
-    ) -> Result<Outcome> {
+    ) -> Result<(Outcome, bool)> {
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
         let outcome = match self.resume {
             Some(_) => resume(run, device, stop, &mut report)?,
             None => finetune(config, run, device, stop, &mut report)?,
         };
+        let has_stepped = progress.has_stepped();
         progress.finish();
-        Ok(outcome)
+        Ok((outcome, has_stepped))
     }
 }
 
@@ -336,158 +402,6 @@ fn announce(config: &FinetuneConfig, base: &LlamaConfig, device: &Device) -> Tra
     }
     say(&format!("{trainable}"));
     trainable
-}
-
-/// What the table at the end is measured on.
-struct TablePlan {
-    documents: Vec<Vec<u32>>,
-    lengths: Vec<usize>,
-}
-
-impl HeldOutArgs {
-    /// Reads the held-out text before the first step: a table that cannot be made is a mistake to hear of now. `None`, if
-    /// none is wanted, or nothing is held out.
-    fn plan(&self, config: &FinetuneConfig, base: &LlamaConfig) -> Result<Option<TablePlan>> {
-        if self.no_eval {
-            return Ok(None);
-        }
-        let HeldOutText { mut documents, has_conversations } = held_out_documents(config)?;
-        if documents.is_empty() {
-            say("nothing is held out, so there will be no table; --eval-data gives text for it");
-            return Ok(None);
-        }
-        if has_conversations {
-            say(
-                "the table reads held-out conversations as texts: what is asked counts as what is answered",
-            );
-        }
-        refuse_short("--eval-lengths", self.eval_lengths.as_deref().unwrap_or_default())?;
-        let lengths = match &self.eval_lengths {
-            Some(lengths) => lengths.clone(),
-            None => default_lengths(base, config.context.length),
-        };
-        if let HeldOut::Fraction(_) = config.data.held_out {
-            joined_if_short(&mut documents, &lengths);
-        }
-        let length = lengths.iter().copied().max().unwrap_or_default();
-        let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
-        let without = share(&mut documents, self.eval_tokens, length);
-        if documents.is_empty() {
-            let reach = longest.min(self.eval_tokens);
-            bail!(
-                "the table needs a held-out document of `{length}` tokens, and the longest has `{longest}`, of which \
-                 `{reach}` would be used; give longer text with --eval-data, other --eval-lengths or --eval-tokens, or \
-                 --no-eval"
-            );
-        }
-        if let Some(said) = left_out(&documents, without, self.eval_tokens) {
-            say(&said);
-        }
-        Ok(Some(TablePlan { documents, lengths }))
-    }
-}
-
-/// Documents that happened to be held out and none of which is as long as the longest length become one text: better a table
-/// that says less than none.
-fn joined_if_short(documents: &mut Vec<Vec<u32>>, lengths: &[usize]) {
-    let needed = lengths.iter().copied().max().unwrap_or_default();
-    let longest = documents.iter().map(Vec::len).max().unwrap_or_default();
-    if longest < needed && documents.len() > 1 {
-        say(&format!(
-            "the longest of {} held-out documents has {longest} tokens, so the table reads them as one text; what {needed} \
-             tokens of one document are worth is told by --eval-data with longer ones",
-            documents.len()
-        ));
-        *documents = vec![documents.concat()];
-    }
-}
-
-/// The table, on standard output and in a report.
-fn finish(
-    config: &FinetuneConfig,
-    run: &RunFolder,
-    TablePlan { documents, lengths }: &TablePlan,
-    trainable: &Trainable,
-    (device, place): (&Device, &str),
-) -> Result<()> {
-    let comparison = Comparison::measure(config, run, documents, lengths, device)?;
-    let findings = comparison.findings()?;
-    let table = comparison.table.to_text();
-    let report = report(config, run, comparison.table, findings, trainable, place)?;
-    run.write("report.json", &report.to_json())?;
-    run.write("report.md", &report.to_markdown())?;
-    run.write("report.html", &report.to_html()?)?;
-    print(&table);
-    report.findings.iter().for_each(|finding| print(finding));
-    say(&format!("{}, the report in report.html beside it", result_of(config, run)));
-    // The model that is included finds nothing to begin with.
-    if !config.model.path.starts_with(absolute(run.path())?) {
-        say(&format!(
-            "perplexity does not tell what it still finds; {} does",
-            passkeys_of(config, run)
-        ));
-    }
-    Ok(())
-}
-
-/// The command that asks for passkeys.
-fn passkeys_of(config: &FinetuneConfig, run: &RunFolder) -> String {
-    let model = match config.adapters {
-        Some(_) => {
-            let (model, adapter) = (config.model.path.display(), run.adapter());
-            format!("--model {model} --adapter {}", adapter.display())
-        }
-        None => format!("--model {}", run.model().display()),
-    };
-    format!("eval passkey {model} --lengths {}", config.context.length)
-}
-
-/// All that was measured of a run.
-fn report(
-    config: &FinetuneConfig,
-    run: &RunFolder,
-    perplexity: PerplexityTable,
-    findings: Vec<String>,
-    trainable: &Trainable,
-    place: &str,
-) -> Result<Report> {
-    let steps = run.metrics()?;
-    let model = config.model.path.display().to_string();
-    let facts = [
-        ("model", model.clone()),
-        ("data", config.data.path.display().to_string()),
-        (
-            "trained",
-            format!("{} parameters for {} steps", trainable.total(), config.training.steps),
-        ),
-        ("seed", config.seed.to_string()),
-        ("device", place.to_owned()),
-        ("longlora", env!("CARGO_PKG_VERSION").to_owned()),
-    ];
-    let points = steps.iter().map(|step| (step.step, step.loss)).collect();
-    Ok(Report {
-        title: format!("{model} at {} tokens", config.context.length),
-        facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-        findings,
-        perplexity,
-        costs: vec![Cost {
-            name: "training".to_owned(),
-            context: config.context.window(),
-            seconds: steps.iter().map(|step| step.step_time_ms / 1000.0).sum(),
-            peak_memory_bytes: steps.iter().filter_map(StepReport::memory_bytes).max(),
-            trainable: Some(trainable.total() as u64),
-        }],
-        losses: vec![LossCurve { name: "training".to_owned(), points }],
-        ..Report::default()
-    })
-}
-
-/// Where the result is.
-fn result_of(config: &FinetuneConfig, run: &RunFolder) -> String {
-    match config.adapters {
-        Some(_) => format!("the adapter is in {}", run.adapter().display()),
-        None => format!("the model is in {}", run.model().display()),
-    }
 }
 
 /// Whether another process has just taken a number that was free.

@@ -1,10 +1,12 @@
 //! What tells one model from another: the bytes of its files, and how it is used.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use longlora_data::SourceFile;
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of the files of folders, or of single files, and of the words that say how they are used.
@@ -20,6 +22,23 @@ pub(crate) fn fingerprint(paths: &[&Path], words: &str) -> Result<String> {
         }
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What an adapter is read from: PEFT's files, that of LongLoRA's own code, and ours.
+const ADAPTER_FILES: [&str; 6] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "trainable_params.bin",
+    "longlora.json",
+    "rope_offsets.safetensors",
+];
+
+/// SHA-256 of the files of an adapter, by their names.
+pub(crate) fn adapter_hashes(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let files = ADAPTER_FILES.map(|name| (name.to_owned(), folder.join(name)));
+    let there = files.into_iter().filter(|(_, path)| path.exists());
+    there.map(|(name, path)| Ok((name, SourceFile::read(&path)?.sha256))).collect()
 }
 
 /// Those of a folder by name, without its folders.

@@ -16,6 +16,7 @@ use longlora_llama::{
 
 use crate::count::tokens;
 use crate::device::DeviceArgs;
+use crate::places::command;
 use crate::say;
 
 /// A scaling that would be ignored is refused: a model keeps its own RoPE as far as that reaches. `none` is what a model
@@ -47,7 +48,8 @@ pub(crate) fn model_folder(given: &Path) -> Result<PathBuf> {
     let fetched =
         longlora_hub::default_cache().and_then(|cache| longlora_hub::cached(name, &cache));
     fetched.with_context(|| {
-        format!("`{name}` is neither a folder nor in the cache; `longlora fetch {name}` fetches it")
+        let fetch = command(&format!("fetch {name}"));
+        format!("`{name}` is neither a folder nor in the cache; `{fetch}` fetches it")
     })
 }
 

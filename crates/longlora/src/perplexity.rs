@@ -135,7 +135,7 @@ impl Perplexity {
 fn diverge(llama: &Llama, documents: &[Vec<u32>], config: &PerplexityConfig) -> Result<Divergence> {
     let mut progress = Progress::new();
     let what = format!("divergence, {} tokens", config.length);
-    let mut show = |done, all| progress.part(&what, done, all);
+    let mut show = |done, all| progress.window(&what, done, all);
     let divergence = divergence(llama, documents, config, &mut show)?;
     progress.finish();
     Ok(divergence)
@@ -176,7 +176,7 @@ pub(crate) fn measure(
     let mut progress = Progress::new();
     let what = format!("{name}, {} tokens", config.length);
     let measurement =
-        perplexity(llama, documents, config, &mut |done, all| progress.part(&what, done, all))?;
+        perplexity(llama, documents, config, &mut |done, all| progress.window(&what, done, all))?;
     progress.finish();
     table.insert(name, measurement);
     Ok(())

@@ -39,6 +39,12 @@ pub(crate) fn typed(path: &Path) -> String {
     if shown.chars().all(plain) { shown } else { format!("'{}'", shown.replace('\'', r"'\''")) }
 }
 
+/// A command of this program as it can be typed: by the name that the program was called by.
+pub(crate) fn command(words: &str) -> String {
+    let program = std::env::args_os().next().unwrap_or_else(|| "longlora".into());
+    format!("{} {words}", typed(Path::new(&program)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::exit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -64,7 +63,7 @@ impl Progress {
             (None, None) => String::new(),
         };
         let message = format!(
-            "loss {:.4}  {:.0} tokens/s  {} left{memory}",
+            "loss {:.4}  {:.0} tokens/s  {} of training left{memory}",
             report.loss,
             report.tokens_per_second(),
             duration(each * (report.steps - report.step) as f64),
@@ -72,7 +71,18 @@ impl Progress {
         self.show(report.step, report.steps, "step", &message);
     }
 
-    /// After a part of a measurement.
+    /// Whether a step was taken.
+    pub(crate) fn has_stepped(&self) -> bool {
+        self.first_step.is_some()
+    }
+
+    /// After a window of a measurement; a table has several measurements, so what is left is said to be of this one.
+    pub(crate) fn window(&mut self, what: &str, done: usize, all: usize) {
+        let left = of_these_left(self.started.elapsed(), done, all);
+        self.show(done as u64, all as u64, "window", &format!("{what}{left}"));
+    }
+
+    /// After a part of an exam, of which some may have been answered before.
     pub(crate) fn part(&mut self, what: &str, done: usize, all: usize) {
         self.show(done as u64, all as u64, "window", what);
     }
@@ -114,7 +124,8 @@ fn resumed(step: u64, taken: u64) -> String {
 pub(crate) struct CtrlC {
     /// Asked for by the first one.
     pub(crate) stop: Stop,
-    over: Arc<AtomicBool>,
+    /// What is said from then on.
+    over: Arc<OnceLock<String>>,
 }
 
 impl CtrlC {
@@ -123,8 +134,8 @@ impl CtrlC {
         let ours = Self::default();
         let handler = ours.clone();
         signals::listen(move || {
-            if handler.over.load(Ordering::SeqCst) {
-                say("stopped; what was trained is on the disk");
+            if let Some(words) = handler.over.get() {
+                say(words);
                 exit(1);
             }
             if handler.stop.requested() {
@@ -137,10 +148,20 @@ impl CtrlC {
         Ok(ours)
     }
 
-    /// There is no step left to finish: the next Ctrl-C ends the program.
-    pub(crate) fn training_is_over(&self) {
-        self.over.store(true, Ordering::SeqCst);
+    /// There is no step left to finish: the next Ctrl-C ends the program with these words.
+    pub(crate) fn training_is_over(&self, words: String) {
+        // It is over once.
+        let _ = self.over.set(words);
     }
+}
+
+/// How long the rest takes, if it goes on as before.
+fn of_these_left(elapsed: Duration, done: usize, all: usize) -> String {
+    if done == 0 || done >= all {
+        return String::new();
+    }
+    let seconds = elapsed.as_secs_f64() / done as f64 * (all - done) as f64;
+    format!("  {} of these left", duration(seconds))
 }
 
 fn duration(seconds: f64) -> String {
@@ -149,5 +170,18 @@ fn duration(seconds: f64) -> String {
         (0, 0, seconds) => format!("{seconds} s"),
         (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
         (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_while_something_is() {
+        let left = |done| of_these_left(Duration::from_secs(30), done, 12);
+        assert_eq!(left(4), "  1 min 00 s of these left");
+        assert_eq!(left(10), "  6 s of these left");
+        assert_eq!([0, 12].map(left), ["", ""]);
     }
 }

@@ -1,5 +1,7 @@
 //! How long, how fast and in what memory is trained, from the command line.
 
+use std::cmp::Ordering;
+
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use bytesize::ByteSize;
@@ -134,6 +136,20 @@ impl TrainingArgs {
     }
 }
 
+/// What is to be said of a warm-up that takes the whole run.
+pub(crate) fn long_warm_up(training: &TrainingConfig) -> Option<String> {
+    let (warm_up, steps) = (training.warmup_steps, training.steps);
+    let peak = match warm_up.cmp(&steps) {
+        Ordering::Less => return None,
+        Ordering::Equal => "reaches its peak in the last step alone",
+        Ordering::Greater => "never reaches its peak",
+    };
+    Some(format!(
+        "the warm-up takes {warm_up} steps and the run has {steps}, so the learning rate {peak}; give fewer --warmup-steps, or \
+         more --steps"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
@@ -144,6 +160,17 @@ mod tests {
     struct Program {
         #[command(flatten)]
         training: TrainingArgs,
+    }
+
+    #[test]
+    fn a_warm_up_that_takes_the_whole_run_is_told() {
+        let warning = |warmup_steps| {
+            let training = TrainingConfig { steps: 8, warmup_steps, ..TrainingConfig::default() };
+            long_warm_up(&training).unwrap_or_default()
+        };
+        assert_eq!([0, 7].map(warning), ["", ""]);
+        assert!(warning(8).contains("8 steps and the run has 8") && warning(8).contains("alone"));
+        assert!(warning(20).contains("takes 20 steps") && warning(20).contains("never reaches"));
     }
 
     #[test]

@@ -170,6 +170,8 @@ mod tests {
         let answer = |&score: &f64| Answer {
             key: String::new(),
             model: String::new(),
+            weights: None,
+            adapter: None,
             task: task.to_owned(),
             id: String::new(),
             length,

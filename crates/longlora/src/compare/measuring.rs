@@ -88,7 +88,7 @@ impl Bench<'_> {
         let config = PerplexityConfig { length, protocol, pattern, max_tokens: None };
         let mut progress = Progress::new();
         let what = format!("{name}, {length} tokens");
-        let mut show = |done, all| progress.part(&what, done, all);
+        let mut show = |done, all| progress.window(&what, done, all);
         let measurement = perplexity(llama, self.held_out, &config, &mut show)?;
         progress.finish();
         Ok(measurement)
@@ -102,7 +102,10 @@ impl Bench<'_> {
         let examinee = Examinee {
             room: llama.config.rope.max_position_embeddings.max(longest),
             llama: llama.merge(),
+            // In its folder a name stands for all else.
             name: name.to_owned(),
+            weights: None,
+            adapter: None,
             key: key.to_owned(),
         };
         ask(&examinee, "passkey", prompter, questions, &mut results)

@@ -8,12 +8,13 @@ use longlora_eval::{
     ReportTable, Retention, paired_difference,
 };
 use longlora_llama::write_atomically;
-use longlora_train::{FinetuneConfig, HeldOut};
+use longlora_train::FinetuneConfig;
 use serde_json::json;
 
 use super::method::{Method, UNTOUCHED};
 use super::verdict::{Candidate, recommend};
 use super::{Cost, Measured};
+use crate::measured_on::measured_on;
 
 /// A method, measured.
 pub(super) struct Row {
@@ -113,7 +114,7 @@ impl Summary {
         let facts = [
             ("model", model.clone()),
             ("text to learn from", config.data.path.display().to_string()),
-            ("text to measure on", measured_on(&config.data.held_out)),
+            ("text to measure on", measured_on(config)),
             ("its own context", format!("{own} tokens")),
             ("context to reach", format!("{} tokens", config.context.length)),
             ("training of each method", format!("{} steps, {tokens} tokens", training.steps)),
@@ -367,13 +368,6 @@ fn note_on_differences(pieces: Option<Pieces>) -> String {
     format!(
         "Nats per token, negative if the method of the row is better{intervals}; means over seeds."
     )
-}
-
-fn measured_on(held_out: &HeldOut) -> String {
-    match held_out {
-        HeldOut::Path(path) => path.display().to_string(),
-        HeldOut::Fraction(fraction) => format!("the last {:.0} % of it", 100.0 * fraction),
-    }
 }
 
 fn name_of(path: &str) -> &str {

@@ -97,7 +97,8 @@ impl Workshop {
     fn finetune(&self, method: &Method, config: &Path, run: &Path) -> Result<()> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
-        command.arg("finetune").args(["--device", &self.device]);
+        // What is measured is measured here.
+        command.arg("finetune").arg("--no-eval").args(["--device", &self.device]);
         if run.join("config.toml").exists() {
             command.arg("--resume").arg(run);
         } else {
