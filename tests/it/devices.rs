@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::{check_mistake, longlora, text};
@@ -18,7 +20,7 @@ const KINDS: [(&str, bool); 5] = [
 ];
 
 /// Every command that computes.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "finetune --model MODEL --data ids.json --context-length 512",
     "pretrain recipe.toml --out out",
     "eval perplexity --model MODEL --data ids.json --lengths 64",
@@ -30,6 +32,7 @@ const COMMANDS: [&str; 11] = [
     "bench step --model MODEL --tokens 64 --attention full",
     "bench forward --model MODEL --tokens 64",
     "bench floor --model MODEL --tokens 64 --attention full",
+    "bench memory --model MODEL --tokens 64 --attention full",
 ];
 
 fn assets() -> PathBuf {
@@ -124,6 +127,41 @@ fn gpu() -> Option<String> {
     let kind = std::env::var("BURN_DEVICE").unwrap_or_else(|_| "wgpu".to_owned());
     let row = format!("│ {kind}:0");
     listed().iter().any(|line| line.starts_with(&row)).then_some(kind)
+}
+
+/// A GPU's allocator keeps books of what it has set aside; the processor has none.
+#[test]
+fn a_processor_has_nothing_to_rehearse() {
+    let place = TempDir::new().unwrap();
+    let command = "bench memory --model MODEL --tokens 64 --attention full";
+    check_refused(place.path(), "flex", command, &["`flex`", "bench step"]);
+}
+
+/// Steps that compute nothing take the memory of those that do.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[test]
+fn a_rehearsal_holds_what_a_run_holds() {
+    let Some(kind) = gpu() else { return };
+    let place = TempDir::new().unwrap();
+    let run = |command: &str| {
+        let words = on(&kind, command);
+        let output = longlora(place.path(), &words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output.stdout
+    };
+    let rehearsal = "bench memory --model MODEL --tokens 512 --attention s2 --memory 1B --json";
+    let rehearsal: Value = serde_json::from_slice(&run(rehearsal)).unwrap();
+    let rehearsed = rehearsal["held_mib"].as_f64().unwrap();
+
+    fs::write(place.path().join("ids.json"), format!("{:?}", [7; 2000])).unwrap();
+    run(
+        "finetune --model MODEL --data ids.json --context-length 512 --steps 2 --accumulation 2 --memory 1B --no-eval --out run",
+    );
+    let metrics = fs::read_to_string(place.path().join("run/metrics.jsonl")).unwrap();
+    let steps = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let held = steps.map(|step| step["device_memory_bytes"].as_u64().unwrap()).max().unwrap();
+    let ratio = rehearsed / (held >> 20) as f64;
+    assert!((0.8..1.25).contains(&ratio), "{rehearsed} MiB rehearsed, {held} bytes held");
 }
 
 /// Micro-batches side by side are for the cores of a processor.

@@ -191,13 +191,17 @@ fn options_of_a_table_that_contradict_each_other_are_refused() {
     let model = model();
     let twice = finetune(&model, &["--eval-lengths", "128,256,128"]);
     check_mistake(here, &twice, &["--eval-lengths", "`128` twice"]);
-    for option in
-        [["--eval-lengths", "128"], ["--eval-tokens", "500"], ["--eval-data", "held.json"]]
-    {
+    for option in [["--eval-lengths", "128"], ["--eval-tokens", "500"]] {
         let output = longlora(here, &finetune(&model, &[&["--no-eval"], &option[..]].concat()));
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("--no-eval") && said.contains(option[0]), "{said}");
+    }
+    for option in [["--rope-scaling", "yarn"], ["--train-length", "128"], ["--group-size", "8"]] {
+        let output = longlora(here, &[&["finetune", "--resume", "run"], &option[..]].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("--resume") && said.contains(option[0]), "{said}");
     }
     assert_eq!(names(here), ["held.json", "ids.json"]);
 }

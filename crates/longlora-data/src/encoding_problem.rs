@@ -11,11 +11,19 @@ pub enum EncodingProblem {
          maker's chat_template.jinja beside its tokenizer.json, or write `instruction` and `output`, which need none"
     )]
     NoChatTemplate,
+    /// A chat template that asks for an answer in other words than it writes before it.
+    #[error(
+        "has an answer, `{answer}`, that does not stand where the chat template asks for it; some templates leave a system \
+         message out once an answer follows: put it into the first question, or take another template"
+    )]
+    AskedOtherwise {
+        /// Which one, counted from 1.
+        answer: usize,
+    },
     /// A chat template by which an answer cannot be found again.
     #[error(
-        "has an answer, `{answer}`, that is not where the chat template asks for it, or that it writes otherwise once more \
-         follows, as templates do that drop earlier thinking; give conversations of one question and one answer, or another \
-         template"
+        "has an answer, `{answer}`, that the chat template leaves out, or writes otherwise once more follows, as templates do \
+         that drop earlier thinking; give conversations of one question and one answer, or another template"
     )]
     AnswerElsewhere {
         /// Which one, counted from 1.

@@ -20,6 +20,9 @@ struct Fields {
     instruction: Option<Value>,
     input: Option<Value>,
     output: Option<Value>,
+    system: Option<Value>,
+    history: Option<Value>,
+    tools: Option<Value>,
 }
 
 /// One document per line of a JSONL file.
@@ -61,11 +64,23 @@ fn placed(path: &Path, position: Position, fields: Fields) -> Result<Placed, Dat
 }
 
 fn content(fields: Fields) -> Result<Content, ObjectProblem> {
-    let Fields { text, messages, conversations, instruction, input, output } = fields;
+    let Fields { text, messages, conversations, instruction, input, output, .. } = fields;
+    let [system, history, tools] = [fields.system, fields.history, fields.tools].map(said);
+    // Alpaca's own file has the whole once more as a text.
+    let text = text.filter(|_| instruction.is_none() || output.is_none());
+    let is_talk = text.is_none();
+    for (field, value) in [("history", &history), ("tools", &tools)] {
+        if is_talk && value.is_some() {
+            return Err(ObjectProblem::NotSupported { field });
+        }
+    }
     match (text, messages, conversations, instruction) {
         (Some(text), None, None, None) => Ok(Content::Text(string("text", text)?)),
-        (None, Some(messages), None, None) => conversation("messages", messages),
-        (None, None, Some(messages), None) => conversation("conversations", messages),
+        (None, Some(messages), None, None) => conversation("messages", messages, system),
+        (None, None, Some(messages), None) => conversation("conversations", messages, system),
+        (None, None, None, Some(_)) if system.is_some() => {
+            Err(ObjectProblem::NotSupported { field: "system" })
+        }
         (None, None, None, Some(instruction)) => {
             let output = string("output", output.ok_or(ObjectProblem::NoAnswer)?)?;
             if output.trim().is_empty() {
@@ -80,6 +95,16 @@ fn content(fields: Fields) -> Result<Content, ObjectProblem> {
     }
 }
 
+/// A field that says something.
+fn said(field: Option<Value>) -> Option<Value> {
+    field.filter(|value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        _ => true,
+    })
+}
+
 fn string(field: &'static str, value: Value) -> Result<String, ObjectProblem> {
     match value {
         Value::String(text) => Ok(text),
@@ -87,10 +112,20 @@ fn string(field: &'static str, value: Value) -> Result<String, ObjectProblem> {
     }
 }
 
-fn conversation(field: &'static str, messages: Value) -> Result<Content, ObjectProblem> {
+/// `system` is what ShareGPT's objects have beside their messages.
+fn conversation(
+    field: &'static str,
+    messages: Value,
+    system: Option<Value>,
+) -> Result<Content, ObjectProblem> {
     let Value::Array(messages) = messages else { return Err(ObjectProblem::NotMessages { field }) };
     let messages = (1..).zip(messages).map(|(number, value)| message(number, value));
-    let messages = messages.collect::<Result<Vec<Message>, _>>()?;
+    let mut messages = messages.collect::<Result<Vec<Message>, _>>()?;
+    if let Some(system) = system
+        && messages.first().is_some_and(|message| message.role != SYSTEM)
+    {
+        messages.insert(0, Message::new(SYSTEM, string("system", system)?));
+    }
     let first = |role: &str| messages.iter().position(|message| message.role == role);
     match (first(USER), first(ASSISTANT)) {
         (_, None) => return Err(ObjectProblem::NoAnswer),
@@ -124,6 +159,11 @@ fn message(number: usize, value: Value) -> Result<Message, ObjectProblem> {
         "assistant" | "gpt" => ASSISTANT,
         _ => return Err(ObjectProblem::UnknownRole { number, role: speaker }),
     };
+    // OpenAI's mark of an answer that is read and not learned.
+    let weight = fields.get("weight").and_then(Value::as_f64);
+    if role == ASSISTANT && weight == Some(0.0) {
+        return Err(ObjectProblem::NotToLearn { number });
+    }
     Ok(Message::new(role, content))
 }
 
@@ -138,6 +178,7 @@ fn taken(fields: &mut Map<String, Value>, names: [&str; 2]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ObjectProblem::{NotSupported, NotToLearn};
 
     fn parsed(line: &str) -> Result<Vec<Placed>, DataError> {
         parse_lines(Path::new("a.jsonl"), line)
@@ -266,6 +307,32 @@ mod tests {
             UnknownRole { number: 2, role: "tool".into() },
             &["message `2`", "`tool`", "`assistant`", "`gpt`"],
         );
+    }
+
+    #[test]
+    fn what_changes_a_conversation_is_read_or_refused() {
+        let turns = r#"[{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]"#;
+        check(
+            &format!(r#"{{"system": "Be brief.", "tools": "", "conversations": {turns}}}"#),
+            talk(),
+        );
+        let alpaca = r#""instruction": "a", "output": "b""#;
+        let (instruction, output) = ("a".to_owned(), "b".to_owned());
+        let expected = Instruction { instruction, input: String::new(), output };
+        check(
+            &format!(r#"{{{alpaca}, "history": [], "text": "a b"}}"#),
+            Content::Instruction(expected),
+        );
+        for (field, line) in [
+            ("history", format!(r#"{{{alpaca}, "history": [["c", "d"]]}}"#)),
+            ("system", format!(r#"{{{alpaca}, "system": "c"}}"#)),
+            ("tools", format!(r#"{{"conversations": {turns}, "tools": "[{{}}]"}}"#)),
+        ] {
+            check_problem(&line, NotSupported { field }, &[&format!("`{field}`")]);
+        }
+        let answer = r#"{"role": "assistant", "content": "Yo", "weight": 0}"#;
+        let line = format!(r#"{{"messages": [{{"role": "user", "content": "Hi"}}, {answer}]}}"#);
+        check_problem(&line, NotToLearn { number: 2 }, &["weight 0", "message `2`"]);
     }
 
     #[test]

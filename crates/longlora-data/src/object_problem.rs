@@ -17,6 +17,21 @@ pub enum ObjectProblem {
         "has more than one of the fields `text`, `messages`, `conversations` and `instruction`; leave the one that is meant"
     )]
     Ambiguous,
+    /// What would have to be read with the conversation, and is not.
+    #[error("has a `{field}`, which is not read; write it into `messages`, or leave it out")]
+    NotSupported {
+        /// Its name.
+        field: &'static str,
+    },
+    /// An answer that is to be read and not learned.
+    #[error(
+        "has an answer of weight 0 in message `{number}`, and all answers are learned; leave the conversation out, or end it \
+         before that answer"
+    )]
+    NotToLearn {
+        /// Counted from 1.
+        number: usize,
+    },
     /// Something else where a text has to be.
     #[error("has a `{field}` that is no text; write a string")]
     NotText {

@@ -38,9 +38,15 @@ impl Written {
             }
             let before = write(&messages[..index], true)?;
             let until = write(&messages[..=index], false)?;
-            let goes_on = text.starts_with(&until) && until.starts_with(&before);
-            if !goes_on || until.len() == before.len() {
-                let problem = EncodingProblem::AnswerElsewhere { answer: answers.len() + 1 };
+            let answer = answers.len() + 1;
+            let problem = if !until.starts_with(&before) {
+                Some(EncodingProblem::AskedOtherwise { answer })
+            } else if !text.starts_with(&until) || until.len() == before.len() {
+                Some(EncodingProblem::AnswerElsewhere { answer })
+            } else {
+                None
+            };
+            if let Some(problem) = problem {
                 return Err(DataError::NotEncoded { place: document.place(), problem });
             }
             answers.push(before.len()..until.len());
@@ -126,6 +132,15 @@ mod tests {
         let error = written(&mute, &[("user", "Hi"), ("assistant", "Yo")]).unwrap_err();
         let DataError::NotEncoded { problem, .. } = error else { panic!("{error:?}") };
         assert_eq!(problem, EncodingProblem::AnswerElsewhere { answer: 1 });
+    }
+
+    /// It writes the system message only before the last question of all.
+    #[test]
+    fn a_template_that_leaves_a_system_message_out_is_told() {
+        let turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo")];
+        let error = written(&golden("mistral-nemo-instruct"), &turns).unwrap_err();
+        let DataError::NotEncoded { problem, .. } = error else { panic!("{error:?}") };
+        assert_eq!(problem, EncodingProblem::AskedOtherwise { answer: 1 });
     }
 
     #[test]

@@ -13,8 +13,11 @@ use crate::config::TrainingConfig;
 use crate::error::TrainError;
 use crate::kept_input::InputsWait;
 
-/// Largest share of a GPU's memory, or of what is free of the machine's at the start, which a run takes unasked.
-const DEFAULT_SHARE: f64 = 0.8;
+/// Largest share of what is free of the machine's memory at the start, which a run takes unasked.
+const SHARE_OF_FREE: f64 = 0.8;
+/// The same of all that a GPU has. Its allocator cuts tensors from pages as large as the largest of them, and loses what is left of
+/// a page: up to a quarter more than the tensors was seen (docs/performance.md).
+const SHARE_OF_GPU: f64 = 0.7;
 /// What the program itself takes, its tokens and its tables.
 const PROGRAM: u64 = 64 << 20;
 
@@ -75,13 +78,13 @@ impl MemoryPlan {
         let parallel = if is_processor { training.parallel.min(training.accumulation) } else { 1 };
         let tokens = length * training.batch_size;
         let gradients = if training.accumulation > 1 { parallel + 1 } else { 1 };
-        let available = || match is_processor {
+        let share = |bytes: u64, share: f64| ByteSize((bytes as f64 * share) as u64);
+        let unasked = || match is_processor {
             // What was read of the weights is no longer free.
-            true => Some(free_memory() + footprint.read),
-            false => device_memory(&llama.device()),
+            true => Some(share(free_memory() + footprint.read, SHARE_OF_FREE)),
+            false => device_memory(&llama.device()).map(|bytes| share(bytes, SHARE_OF_GPU)),
         };
-        let share = |bytes| ByteSize((bytes as f64 * DEFAULT_SHARE) as u64);
-        let budget = training.memory.or_else(|| available().map(share));
+        let budget = training.memory.or_else(unasked);
         // A run that began on a GPU may go on where the inputs are in the host's memory already.
         let inputs_wait = if is_processor { InputsWait::OnDevice } else { training.inputs_wait() };
         let inputs_away = inputs_wait == InputsWait::InHostMemory;

@@ -11,8 +11,8 @@ use longlora_data::{
 use longlora_eval::{Difference, PerplexityConfig, PerplexityTable, Protocol, paired_difference};
 use longlora_gguf::{TensorKind, is_gguf};
 use longlora_llama::{
-    Agreement, Llama, MAX_SHARD_BYTES, WeightStorage, agreement, load_pretrained, save_gguf,
-    save_pretrained, write_atomically,
+    AdapterFacts, Agreement, Llama, MAX_SHARD_BYTES, WeightStorage, agreement, load_pretrained,
+    save_gguf, save_pretrained, write_atomically,
 };
 use serde_json::{Value, json};
 
@@ -94,6 +94,11 @@ impl Export {
         ensure!(
             self.data.is_none() || self.drop_rope_offsets,
             "--data is for the cost of --drop-rope-offsets alone; give both or neither"
+        );
+        let facts = self.model.adapter().map(AdapterFacts::read).transpose()?.flatten();
+        ensure!(
+            !self.drop_rope_offsets || facts.is_some_and(|facts| facts.rope_offset().is_some()),
+            "there are no RoPE offsets to drop; leave --drop-rope-offsets out"
         );
         let (source, tokenizer) = (self.model.folder()?, self.model.tokenizer_folder()?);
         let merged = self.model.load(WeightStorage::F32, None)?.merge();

@@ -30,7 +30,7 @@ use crate::training_args::{TrainingArgs, long_warm_up};
 use crate::{Stopped, in_one_sentence, print, say};
 
 /// Everything that the settings of the run say already: its arguments and groups of arguments.
-const NOT_WITH_RESUME: [&str; 25] = [
+const NOT_WITH_RESUME: [&str; 26] = [
     "config",
     "model",
     "weights",
@@ -38,7 +38,9 @@ const NOT_WITH_RESUME: [&str; 25] = [
     "context_length",
     "out",
     "dry_run",
-    "ContextArgs",
+    // The group of the struct that has these has no members, as there is another one in it.
+    "rope_scaling",
+    "train_length",
     "PatternArgs",
     "AdapterArgs",
     "steps",
@@ -131,8 +133,8 @@ struct HeldOutArgs {
     /// Measure on so many tokens at most, an equal share from the start of each document that is long enough [default: 65536]
     #[arg(long, value_name = "TOKENS")]
     eval_tokens: Option<usize>,
-    /// Leave the table out
-    #[arg(long, conflicts_with_all = ["eval_data", "eval_lengths", "eval_tokens"])]
+    /// Leave the table out; a share of the text is held out all the same, unless --eval-data names another text
+    #[arg(long, conflicts_with_all = ["eval_lengths", "eval_tokens"])]
     no_eval: bool,
 }
 
@@ -282,8 +284,19 @@ impl Finetune {
         ctrl_c: &CtrlC,
     ) -> Result<()> {
         let (device, base) = self.open(config)?;
-        let table = TablePlan::read(config, &base)?;
+        let table = TablePlan::read(config, &base);
+        let table = match self.resume {
+            Some(_) => table.context(
+                "the text of the run's table cannot be taken; name another with --eval-data, or give --no-eval",
+            ),
+            None => table,
+        }?;
         if self.resume.is_some() {
+            if !config.evaluation.enabled && !self.held_out.no_eval {
+                say(
+                    "the run was begun without a table, or resumed so; --eval-tokens 65536 makes one",
+                );
+            }
             // Now that they are known to be possible.
             self.keep(config, run)?;
         }
@@ -300,11 +313,9 @@ impl Finetune {
             return Ok(());
         };
         if had_report && !has_stepped && !self.held_out.ask_for_a_table() {
-            let more = format!(
-                ", the report in report.html beside it stays as it is; --eval-tokens {} measures anew",
-                config.evaluation.tokens
-            );
-            tell_result(config, run, &more);
+            let more = ", the report in report.html beside it stays as it is; --eval-lengths, --eval-tokens or --eval-data \
+                        measure anew and replace it";
+            tell_result(config, run, more);
             return Ok(());
         }
         // Where a report is, only who asks for a table gets another.

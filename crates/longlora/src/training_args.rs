@@ -53,8 +53,8 @@ pub(crate) struct TrainingArgs {
     /// Largest norm of the whole gradient; 0 does not clip [default: 1]
     #[arg(long, value_name = "NORM")]
     max_grad_norm: Option<f64>,
-    /// End each text in the tokenizer's end-of-text token, which is learned, too; conversations end as the model's chat
-    /// template says [default: false]
+    /// End each text in the tokenizer's end-of-text token, which is learned, too; token ids stay as they are, and conversations end
+    /// as the model's chat template says [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     append_eos: Option<bool>,
     /// Take windows as they stand in the text, instead of shuffled

@@ -50,8 +50,9 @@ impl Ledger {
             let then = ledger.settings.get(key).map_or("none", String::as_str);
             if then != now {
                 bail!(
-                    "`{}` holds a comparison whose {key} is `{then}`, and now it is `{now}`; choose another folder with --out",
-                    folder.display()
+                    "`{}` holds a comparison whose {key} is `{then}`, and now it is `{now}`{}; choose another folder with --out",
+                    folder.display(),
+                    why(key)
                 );
             }
         }
@@ -101,6 +102,17 @@ fn read(path: &Path) -> Result<Option<Ledger>> {
         format!("`{}` is torn or none of ours; choose another folder with --out", path.display())
     })?;
     Ok(Some(Ledger { path: path.to_owned(), ..ledger }))
+}
+
+/// What may have changed besides what a user sees.
+fn why(key: &str) -> &'static str {
+    match key {
+        "text to measure on" => {
+            " (if neither the text nor --eval-tokens is another, an earlier version shared the tokens among all documents, also \
+             those that are too short)"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]
