@@ -433,7 +433,12 @@ fn adapters_of_ours_are_what_they_are_in_peft() {
             let ours = logits(&llama, &rows);
             let theirs = TensorData::new(theirs.concat().concat(), ours.shape().clone());
             let error = relative_error(&ours, &theirs);
-            eprintln!("{name}, {}: off by {error:.2e}", merge.unwrap_or("beside"));
+            writeln!(
+                std::io::stderr(),
+                "{name}, {}: off by {error:.2e}",
+                merge.unwrap_or("beside")
+            )
+            .unwrap();
             assert!(error < 1e-5, "{name}: off by {error:.2e}");
         }
     }
