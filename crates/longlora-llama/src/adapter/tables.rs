@@ -30,7 +30,7 @@ pub(super) fn settle(
     }
 
     let (of_embedding, of_head) = (weight_of(EMBEDDING), weight_of(HEAD));
-    let table = tensors.get(&of_embedding).cloned();
+    let table = tensors.remove(&of_embedding);
     let mut head = tensors.remove(&of_head);
     let stays_tied = embedding_saved && peft.ensure_weight_tying;
     if !head_saved && !stays_tied {
@@ -43,17 +43,15 @@ pub(super) fn settle(
         tensors.extend(table.map(|table| (of_embedding, table)));
         return Ok((embedding_saved || in_file(tensors, EMBEDDING), false));
     }
-    if head_saved && head.is_none() {
-        // It is missed when it is to be put in its place.
-        return Ok((embeddings, true));
-    }
-    if let (Some(table), Some(head)) = (&table, &head)
-        && same(table, head)
-    {
+    let is_one = table.as_ref().zip(head.as_ref()).is_some_and(|(table, head)| same(table, head));
+    tensors.extend(table.map(|table| (of_embedding, table)));
+    if is_one {
         return Ok((embeddings, false));
     }
     let own = || llama.model.embed_tokens.weight.val().without_autodiff().into_data();
-    tensors.insert(weight_of(HEAD), head.unwrap_or_else(own));
+    // A head that is saved and not there is missed when it is to be put in its place.
+    let head = if head_saved { head } else { Some(head.unwrap_or_else(own)) };
+    tensors.extend(head.map(|head| (of_head, head)));
     Ok((embeddings, true))
 }
 
@@ -91,7 +89,14 @@ fn agreed(
     Ok(one.or(other))
 }
 
+/// Without a copy, where both are of one type: tables are large.
 fn same(one: &TensorData, other: &TensorData) -> bool {
+    if one.shape() != other.shape() {
+        return false;
+    }
+    if one.dtype() == other.dtype() {
+        return one.as_bytes() == other.as_bytes();
+    }
     let f32s = |tensor: &TensorData| tensor.clone().convert::<f32>();
-    one.shape() == other.shape() && f32s(one).as_bytes() == f32s(other).as_bytes()
+    f32s(one).as_bytes() == f32s(other).as_bytes()
 }
