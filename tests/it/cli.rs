@@ -302,22 +302,29 @@ fn windows_may_be_shorter_than_the_context() {
 
 /// In the settings of the run, so that it is resumed and measured as it was begun.
 #[test]
-fn weights_in_bf16_are_trained_measured_and_resumed() {
+fn weights_in_few_bits_are_trained_measured_and_resumed() {
+    for weights in ["bf16", "nf4"] {
+        check_weights(weights);
+    }
+}
+
+#[track_caller]
+fn check_weights(weights: &str) {
     let folder = with_ids((0..4000).map(|i| (i * i / 3 + i) % 96));
     let here = folder.path();
     let model = tiny_model();
     let model = model.to_str().expect("the checkout's path is UTF-8");
     let more =
-        ["--steps", "2", "--accumulation", "1", "--weights", "bf16", "--no-eval", "--out", "run"];
+        ["--steps", "2", "--accumulation", "1", "--weights", weights, "--no-eval", "--out", "run"];
     let output = longlora(here, &finetune(model, &more));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let config = fs::read_to_string(here.join("run/config.toml")).expect("the settings");
-    assert!(config.contains("weights = \"bf16\""), "{config}");
+    assert!(config.contains(&format!("weights = \"{weights}\"")), "{config}");
     let output = longlora(here, &["finetune", "--resume", "run"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 
     let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter"];
-    let more = ["--data", "ids.json", "--lengths", "256", "--weights", "bf16"];
+    let more = ["--data", "ids.json", "--lengths", "256", "--weights", weights];
     let output = longlora(here, &[&eval[..], &more].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }

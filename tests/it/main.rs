@@ -33,7 +33,7 @@ mod causality; // no token depends on a later one, by the Jacobian of the whole 
 mod properties; // packing, batching, merging, saving change nothing
 
 // Runs and users.
-mod storage; // weights kept in bf16 compute what the same numbers in f32 do
+mod storage; // weights kept in bf16 and NF4 compute what the same numbers in f32 do
 mod export; // what other programs get computes the same
 mod pickles; // PyTorch files: read as safetensors are, torn ones named
 mod resume; // stopped, crashed and resumed runs end where an uninterrupted one does

@@ -118,8 +118,9 @@ fn full_finetuning_is_resumed_to_the_bit_and_leaves_a_model() {
 
 /// The frozen base is no part of a checkpoint: it is read and rounded anew.
 #[test]
-fn a_run_with_weights_in_bf16_is_resumed_to_the_bit() {
+fn a_run_with_weights_in_few_bits_is_resumed_to_the_bit() {
     check_with(|config| config.model.weights = WeightStorage::Bf16, |_| {});
+    check_with(|config| config.model.weights = WeightStorage::Nf4, |_| {});
     let tied = model_with(&golden("tiny/model"), json!({ "tie_word_embeddings": true }));
     let change = |config: &mut FinetuneConfig| {
         let (path, weights) = (tied.path().to_owned(), WeightStorage::Bf16);

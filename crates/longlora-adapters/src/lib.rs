@@ -16,6 +16,7 @@
 //! The crate knows nothing of LLaMA: a model holds [`LoraLinear`] where it had a linear layer, rotates its queries and
 //! keys with [`Rotary`], and asks an [`AdapterConfig`] what to attach.
 
+mod base;
 mod config;
 mod dropout;
 mod low_rank;
@@ -26,6 +27,7 @@ mod rotary;
 #[cfg(test)]
 mod testing;
 
+pub use base::{Base, Nf4Linear};
 pub use config::{AdapterConfig, AdapterError, LoraConfig, TargetModule, UpdateConfig};
 pub use dropout::Dropout;
 pub use lora_linear::LoraLinear;

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use longlora_kernels::linear;
 use rand::Rng;
 
+use crate::base::Base;
 use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
 use crate::low_rank::{LowRank, in_type_of};
@@ -20,7 +21,7 @@ use crate::low_rank::{LowRank, in_type_of};
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// The layer as it was pre-trained.
-    pub base: Linear,
+    pub base: Base,
     /// `None` before [`LoraLinear::attach`] and after [`LoraLinear::merge`].
     pub update: Option<LowRank>,
 }
@@ -28,7 +29,7 @@ pub struct LoraLinear {
 impl LoraLinear {
     /// A layer without an update.
     pub fn new(base: Linear) -> Self {
-        Self { base, update: None }
+        Self { base: Base::Dense(base), update: None }
     }
 
     /// Freezes the layer and gives it a fresh update; a weight that was never drawn stays so.
@@ -43,17 +44,23 @@ impl LoraLinear {
         assert!(scale.is_finite(), "the scale of an update is a number, got {scale}");
         assert!((0.0..1.0).contains(&dropout), "dropout is in [0, 1), got {dropout}");
         let base = self.base.freeze();
-        let update = LowRank::new(config, &base.weight, random);
+        let update = LowRank::new(config, &base, random);
         Self { base, update: Some(update) }
     }
 
-    /// Puts the update into the weight: the same function, without an update.
+    /// Puts the update into the weight: the same function, without an update. A weight in NF4 becomes one in f32 for it: of
+    /// what an update is, four bits would keep little.
     pub fn merge(self) -> Self {
-        let Self { mut base, update } = self;
-        if let Some(update) = update {
-            base.weight = base.weight.map(|weight| update.compose(weight).detach());
-        }
-        Self { base, update: None }
+        let Self { base, update } = self;
+        let Some(update) = update else { return Self { base, update: None } };
+        let mut base = base.dequantized();
+        base.weight = base.weight.map(|weight| update.compose(weight).detach());
+        Self { base: Base::Dense(base), update: None }
+    }
+
+    /// The same layer with its weight in NF4, [where that is possible](Base::quantized).
+    pub fn quantized(self) -> Self {
+        Self { base: self.base.quantized(), ..self }
     }
 
     /// What of the input the update drops follows from `dropout` alone: give each layer a [part](Dropout::part) of its own, and
@@ -73,7 +80,7 @@ impl LoraLinear {
     /// # Shapes
     /// - `x`: `[rows, d_input]`; result: `[rows, d_output]`
     fn forward_rows(&self, x: Tensor<2>, dropout: Option<Dropout>) -> Tensor<2> {
-        let weight = self.base.weight.val();
+        let weight = self.base.weight();
         let y = match &self.update {
             None => linear(x, weight),
             Some(update) => match update.dora_factor(weight.clone()) {
@@ -84,9 +91,9 @@ impl LoraLinear {
                 None => update.beside(x, weight, dropout),
             },
         };
-        match &self.base.bias {
+        match self.base.bias() {
             None => y,
-            Some(bias) => y.clone() + in_type_of(bias.val(), &y).unsqueeze(),
+            Some(bias) => y.clone() + in_type_of(bias, &y).unsqueeze(),
         }
     }
 
@@ -99,7 +106,7 @@ impl LoraLinear {
         factor: Tensor<2>,
         dropout: Option<Dropout>,
     ) -> Tensor<2> {
-        let dense = |x| linear(x, self.base.weight.val());
+        let dense = |x| linear(x, self.base.weight());
         if !update.drops(dropout) {
             return (dense(x.clone()) + update.forward(x)) * factor;
         }
@@ -247,11 +254,55 @@ mod tests {
             let [kept_y, wide_y] = y;
             let error = error(kept_y, wide_y);
             assert!(error <= 3e-7, "off by {error:e}");
-            let merged = kept.merge().base.weight.val();
+            let merged = kept.merge().base.dequantized().weight.val();
             assert_eq!(merged.dtype(), DType::BF16);
-            let expected = wide.merge().base.weight.val().cast(DType::BF16);
+            let expected = wide.merge().base.dequantized().weight.val().cast(DType::BF16);
             assert_eq!(numbers(merged), numbers(expected));
         }
+    }
+
+    /// Outputs, gradients and the merged weight are those of a layer whose weight is what four bits keep.
+    #[test]
+    fn a_layer_kept_in_nf4_is_that_of_its_kept_weight() {
+        let device = Device::flex().autodiff();
+        let wide = Linear {
+            weight: Param::from_tensor(random([128, D_OUTPUT], 1, &device)),
+            bias: Some(Param::from_tensor(random([D_OUTPUT], 2, &device))),
+        };
+        let kept = LoraLinear::new(wide).quantized();
+        assert!(matches!(kept.base, Base::Nf4(_)) && kept.base.dims() == [128, D_OUTPUT]);
+        let dense = LoraLinear::new(kept.base.clone().dequantized());
+        for use_dora in [false, true] {
+            let layers = [kept.clone(), dense.clone()].map(|layer| {
+                let mut random_a = ChaCha8Rng::seed_from_u64(3);
+                let mut layer = layer.attach(&update(2, use_dora), &mut random_a);
+                let update = layer.update.as_mut().unwrap();
+                update.lora_b = Param::from_tensor(random([2, D_OUTPUT], 4, &device));
+                layer
+            });
+            let x = random([4, 128], 5, &device).require_grad();
+            let results = layers.each_ref().map(|layer| {
+                let y = layer.forward(x.clone(), None);
+                let gradients = y.clone().powi_scalar(2).sum().backward();
+                let [a, b] = layer.update.as_ref().map(|of| [&of.lora_a, &of.lora_b]).unwrap();
+                [Some(y), x.grad(&gradients), a.val().grad(&gradients), b.val().grad(&gradients)]
+                    .map(Option::unwrap)
+            });
+            let [ours, theirs] = results;
+            for (ours, theirs) in ours.into_iter().zip(theirs) {
+                let error = error(ours, theirs);
+                assert!(error <= 8e-7, "off by {error:e}");
+            }
+            let merged = layers.map(|layer| layer.merge().base.dequantized().weight.val());
+            let [ours, theirs] = merged.map(numbers);
+            assert_eq!(ours, theirs);
+        }
+    }
+
+    #[test]
+    fn a_layer_whose_rows_are_not_of_whole_blocks_stays_as_it_is() {
+        let layer = LoraLinear::new(base(true, &Device::flex())).quantized();
+        assert!(matches!(layer.base, Base::Dense(_)));
     }
 
     #[test]
@@ -272,7 +323,7 @@ mod tests {
     #[test]
     fn merging_a_layer_without_an_update_changes_nothing() {
         let base = base(true, &Device::flex());
-        let merged = LoraLinear::new(base.clone()).merge().base;
+        let merged = LoraLinear::new(base.clone()).merge().base.dequantized();
         assert_eq!(numbers(merged.weight.val()), numbers(base.weight.val()));
     }
 
@@ -283,8 +334,9 @@ mod tests {
         let x = random([4, D_INPUT], 9, &device);
         let gradients = layer.forward(x, None).sum().backward();
 
-        assert!(layer.base.weight.val().grad(&gradients).is_none());
-        assert!(layer.base.bias.unwrap().val().grad(&gradients).is_none());
+        let base = layer.base.dequantized();
+        assert!(base.weight.val().grad(&gradients).is_none());
+        assert!(base.bias.unwrap().val().grad(&gradients).is_none());
         let update = layer.update.unwrap();
         let d_a = numbers(update.lora_a.val().grad(&gradients).unwrap());
         let d_b = numbers(update.lora_b.val().grad(&gradients).unwrap());
@@ -310,12 +362,13 @@ mod tests {
     /// DoRA with the dense weight, as the paper writes it: `x·W + b` and what changes, of the dropped input.
     fn dense_dora(layer: &LoraLinear, x: Tensor<3>, dropped: Tensor<3>) -> Tensor<3> {
         let update = layer.update.as_ref().unwrap();
-        let weight = layer.base.weight.val();
+        let base = layer.base.clone().dequantized();
+        let weight = base.weight.val();
         let composed = weight.clone() + update.dense();
         let norm = composed.clone().powi_scalar(2).sum_dim(0).sqrt().detach();
         let magnitude = update.magnitude.as_ref().unwrap().val().unsqueeze::<2>();
         let change = composed * (magnitude / norm) - weight;
-        layer.base.forward(x) + dropped.matmul(change.unsqueeze())
+        base.forward(x) + dropped.matmul(change.unsqueeze())
     }
 
     /// The slow twin sums in another order. Measured: 3.0e-7, in `dx` with dropout.
@@ -351,7 +404,7 @@ mod tests {
             ),
         ];
         assert!(errors.iter().all(|&error| error <= 8e-7), "y, dx, dA, dB, dm: {errors:?}");
-        assert!(layer.base.weight.val().grad(&our_gradients).is_none());
+        assert!(layer.base.dequantized().weight.val().grad(&our_gradients).is_none());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
-use longlora_kernels::{linear, linear_with_update};
+use longlora_kernels::{Weight, linear, linear_with_update};
 use rand::{Rng, RngExt};
 
+use crate::base::Base;
 use crate::config::UpdateConfig;
 use crate::dropout::Dropout;
 
@@ -30,8 +31,8 @@ pub struct LowRank {
 impl LowRank {
     /// A as PEFT draws it, uniform in ±1/√d_input; B zero and magnitudes those of the weight, so that the layer starts
     /// as its base. A weight that was never drawn stays so.
-    pub fn new(config: &UpdateConfig, weight: &Param<Tensor<2>>, random: &mut impl Rng) -> Self {
-        let (device, [d_input, d_output]) = (weight.lazy_device(), weight.lazy_shape().dims());
+    pub fn new(config: &UpdateConfig, base: &Base, random: &mut impl Rng) -> Self {
+        let (device, [d_input, d_output]) = (base.device(), base.dims());
         let bound = 1.0 / (d_input as f32).sqrt();
         let a: Vec<f32> =
             (0..d_input * config.rank).map(|_| random.random_range(-bound..bound)).collect();
@@ -39,7 +40,7 @@ impl LowRank {
         Self {
             lora_a: Param::from_tensor(a),
             lora_b: Param::from_tensor(Tensor::zeros([config.rank, d_output], &device)),
-            magnitude: config.use_dora.then(|| magnitude_of(weight)),
+            magnitude: config.use_dora.then(|| magnitude_of(base)),
             scale: config.scale,
             dropout: config.dropout,
         }
@@ -72,7 +73,7 @@ impl LowRank {
     pub(crate) fn beside(
         &self,
         x: Tensor<2>,
-        weight: Tensor<2>,
+        weight: Weight,
         dropout: Option<Dropout>,
     ) -> Tensor<2> {
         if self.drops(dropout) {
@@ -105,12 +106,12 @@ impl LowRank {
     /// `[d_output]`.
     ///
     /// The norm is a constant to the gradient (sec. 4.3), so the dense weight is built off the graph and gone at once.
-    pub fn dora_factor(&self, weight: Tensor<2>) -> Option<Tensor<1>> {
+    pub fn dora_factor(&self, weight: impl Into<Weight>) -> Option<Tensor<1>> {
         let magnitude = self.magnitude.as_ref()?;
         let (a, b) = (off_graph(self.lora_a.val()), off_graph(self.lora_b.val()));
         let dense = a.matmul(b).mul_scalar(self.scale);
         let dtype = dense.dtype();
-        let composed = dense + off_graph(weight).cast(dtype);
+        let composed = dense + off_graph(weight.into().dense(dtype));
         // A column of zeros has no direction; it stays zero instead of becoming NaN.
         Some(magnitude.val() / column_norms(composed).clamp_min(f32::MIN_POSITIVE))
     }
@@ -128,13 +129,13 @@ impl LowRank {
 }
 
 /// The lengths of a weight's columns, computed when they are first asked for.
-fn magnitude_of(weight: &Param<Tensor<2>>) -> Param<Tensor<1>> {
-    let (device, [_, d_output]) = (weight.lazy_device(), weight.lazy_shape().dims());
-    let weight = weight.clone();
+fn magnitude_of(base: &Base) -> Param<Tensor<1>> {
+    let (device, [_, d_output]) = (base.device(), base.dims());
+    let base = base.clone();
     Param::uninitialized(
         ParamId::new(),
         move |device, require_grad| {
-            let weight = off_graph(weight.val()).cast(DType::F32);
+            let weight = off_graph(base.weight().dense(DType::F32));
             let lengths = column_norms(weight).to_device(device);
             if require_grad { lengths.require_grad() } else { lengths }
         },
@@ -162,6 +163,7 @@ pub(crate) fn in_type_of<const D: usize, const E: usize>(
 
 #[cfg(test)]
 mod tests {
+    use burn::nn::Linear;
     use burn::tensor::Device;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -174,7 +176,11 @@ mod tests {
 
     fn fresh(config: &UpdateConfig, shape: [usize; 2], seed: u64) -> LowRank {
         let weight = Param::from_tensor(random(shape, 0, &Device::flex()));
-        LowRank::new(config, &weight, &mut ChaCha8Rng::seed_from_u64(seed))
+        LowRank::new(
+            config,
+            &Base::Dense(Linear { weight, bias: None }),
+            &mut ChaCha8Rng::seed_from_u64(seed),
+        )
     }
 
     fn a_of(seed: u64) -> Vec<f64> {

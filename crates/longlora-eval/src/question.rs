@@ -35,7 +35,7 @@ pub struct Answer {
     /// Who wrote it, as [`Examinee::name`](crate::Examinee::name) has it; empty in files of before it was noted.
     #[serde(default)]
     pub model: String,
-    /// How its matrices were kept, `f32` or `bf16`; absent where that was not noted.
+    /// How its matrices were kept, `f32`, `bf16` or `nf4`; absent where that was not noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
     /// The first digits of a hash of its adapter; absent without one, and where that was not noted.

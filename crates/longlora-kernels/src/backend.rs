@@ -1,6 +1,8 @@
 //! The operations as a backend has them.
 
-use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, backend_extension};
+use burn::tensor::DType;
 
 use crate::updated::Updated;
 
@@ -30,6 +32,21 @@ pub(crate) trait RowBackend: Backend {
     fn project_with_update(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The matrix `[d_input, d_output]` of `blocks` of NF4: `[d_output, d_input / 64 · 9]`
+    fn expand_nf4(blocks: IntTensor<Self>, dtype: DType) -> FloatTensor<Self>;
+
+    /// As `project`, with a weight in NF4.
+    fn project_nf4(x: FloatTensor<Self>, blocks: IntTensor<Self>) -> FloatTensor<Self>;
+
+    /// As `project_with_update`, with a weight in NF4.
+    fn project_nf4_with_update(
+        x: FloatTensor<Self>,
+        blocks: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         scale: f64,

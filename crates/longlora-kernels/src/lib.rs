@@ -19,6 +19,9 @@ mod cross_entropy;
 mod device_memory;
 mod updated;
 mod linear;
+mod linear_nf4;
+pub mod nf4;
+mod weight;
 mod flex;
 #[cfg(feature = "gpu")]
 mod cube;
@@ -46,3 +49,4 @@ pub use rehearsed::rehearsed;
 pub use rms_norm::rms_norm;
 pub use rotate::rotate;
 pub use swiglu::swiglu;
+pub use weight::Weight;

@@ -11,23 +11,28 @@ use crate::backend::{RowBackend, RowGradient};
 use crate::fused::{takes, takes_beside};
 use crate::reference;
 use crate::updated::Updated;
+use crate::weight::Weight;
 
-/// `x·W`. A frozen weight gets no gradient, and its input is not kept; it may be stored in bf16. What is computed is of `x`'s
-/// type.
+/// `x·W`. A frozen weight gets no gradient, and its input is not kept; it may be stored in bf16 or NF4. What is computed is of
+/// `x`'s type.
 ///
 /// # Shapes
 /// - `x`: `[rows, d_input]`; `weight`: `[d_input, d_output]`; result: `[rows, d_output]`
 ///
 /// # Panics
 /// If a shape does not fit the other.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let [d_input, d_output] = weight.dims();
+pub fn linear(x: Tensor<2>, weight: impl Into<Weight>) -> Tensor<2> {
+    let weight = weight.into();
+    let [d_input, _] = weight.dims();
     assert_shape!(x, [_, d_input]);
-    assert_shape!(weight, [d_input, d_output]);
     if !fits(&x, &weight) {
         return reference::linear(x, weight);
     }
-    Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into_dispatch()))
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(match weight {
+        Weight::Dense(weight) => Dispatch::project(x, weight.into_dispatch()),
+        Weight::Nf4(weight) => Dispatch::project_nf4(x, weight.into_blocks().into_dispatch()),
+    })
 }
 
 /// `x·W + scale·(x·A)·B`, the weight frozen (LoRA, arXiv:2106.09685, eq. 3), in one pass over the rows.
@@ -40,10 +45,11 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// If a shape does not fit the others, or the weight is tracked.
 pub fn linear_with_update(
     x: Tensor<2>,
-    weight: Tensor<2>,
+    weight: impl Into<Weight>,
     [a, b]: [Tensor<2>; 2],
     scale: f64,
 ) -> Tensor<2> {
+    let weight = weight.into();
     let ([d_input, d_output], [_, rank]) = (weight.dims(), a.dims());
     assert_shape!(x, [_, d_input]);
     assert_shape!(a, [d_input, rank]);
@@ -52,20 +58,30 @@ pub fn linear_with_update(
     if !fits(&x, &weight) || !takes_beside(&x.device(), &[a.dtype(), b.dtype()]) || rank == 0 {
         return reference::linear_with_update(x, weight, [a, b], scale);
     }
-    let (out, _low) = Dispatch::project_with_update(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        a.into_dispatch(),
-        b.into_dispatch(),
-        scale,
-    );
+    let [x, a, b] = [x, a, b].map(Tensor::into_dispatch);
+    let (out, _low) = match weight {
+        Weight::Dense(weight) => {
+            Dispatch::project_with_update(x, weight.into_dispatch(), a, b, scale)
+        }
+        Weight::Nf4(weight) => {
+            let blocks = weight.into_blocks().into_dispatch();
+            Dispatch::project_nf4_with_update(x, blocks, a, b, scale)
+        }
+    };
     Tensor::from_dispatch(out)
 }
 
 /// Whether the fused path has these types; a trained weight is kept in f32.
-fn fits(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
-    let frozen_bf16 = weight.dtype() == DType::BF16 && !weight.is_tracked();
-    takes(&x.device(), x.dtype()) && (weight.dtype() == DType::F32 || frozen_bf16)
+fn fits(x: &Tensor<2>, weight: &Weight) -> bool {
+    let of_weight = match weight {
+        Weight::Nf4(_) => true,
+        Weight::Dense(weight) => match weight.dtype() {
+            DType::F32 => true,
+            DType::BF16 => !weight.is_tracked(),
+            _ => false,
+        },
+    };
+    of_weight && takes(&x.device(), x.dtype())
 }
 
 #[derive(Debug)]

@@ -3,7 +3,10 @@
 mod cross_entropy;
 
 use burn::tensor::activation::silu;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::nf4::{BLOCK, Nf4, WORDS, dequantize_block, width};
+use crate::weight::Weight;
 
 pub use cross_entropy::{loss_and_gradient, nll};
 
@@ -38,20 +41,38 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 }
 
 /// See [`linear`](crate::linear()).
-pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+pub fn linear(x: Tensor<2>, weight: impl Into<Weight>) -> Tensor<2> {
     let dtype = x.dtype();
-    x.matmul(in_type(weight, dtype))
+    let weight = match weight.into() {
+        Weight::Dense(weight) => in_type(weight, dtype),
+        Weight::Nf4(weight) => dequantize(&weight, dtype),
+    };
+    x.matmul(weight)
 }
 
 /// See [`linear_with_update`](crate::linear_with_update).
 pub fn linear_with_update(
     x: Tensor<2>,
-    weight: Tensor<2>,
+    weight: impl Into<Weight>,
     [a, b]: [Tensor<2>; 2],
     scale: f64,
 ) -> Tensor<2> {
     let [a, b] = [a, b].map(|factor| in_type(factor, x.dtype()));
     linear(x.clone(), weight) + x.matmul(a).mul_scalar(scale).matmul(b)
+}
+
+/// See [`Nf4::dequantize`]: block by block, on the processor.
+pub fn dequantize(weight: &Nf4, dtype: DType) -> Tensor<2> {
+    let blocks = weight.blocks();
+    let (device, words) = (blocks.device(), blocks.to_data());
+    let words: &[i32] = words.as_slice().expect("blocks are words of 32 bits");
+    let mut numbers = vec![0.0; width(words.len())];
+    for (words, numbers) in words.chunks(WORDS).zip(numbers.chunks_mut(BLOCK)) {
+        dequantize_block(words, numbers);
+    }
+    let [d_input, d_output] = weight.dims();
+    let numbers = TensorData::new(numbers, [d_output, d_input]);
+    Tensor::from_data(numbers, (&device, dtype)).transpose()
 }
 
 /// The type in which numbers of a type are summed up: f32, or f64 where they are.

@@ -1,5 +1,7 @@
 //! Values and every gradient, against the operations spelled out.
 
+mod nf4;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -4,7 +4,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Shape};
 use longlora_adapters::{
-    AdapterConfig, LoraConfig, LoraLinear, RopeGranularity, RopeOffset, TargetModule,
+    AdapterConfig, Base, LoraConfig, LoraLinear, RopeGranularity, RopeOffset, TargetModule,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -134,11 +134,24 @@ impl Llama {
     }
 
     /// A model all of whose weights are trained.
-    pub fn train_all(self) -> Self {
+    pub fn train_all(mut self) -> Self {
+        for linear in self.model.layers.iter_mut().flat_map(Block::linears_mut) {
+            linear.base = Base::Dense(linear.base.clone().dequantized());
+        }
         identify_by_path(widened(self).unfreeze())
     }
 
-    /// Puts the low-rank updates into the weights, which are rounded once if they are kept in bf16. RoPE offsets stay beside them: no weight can express them.
+    /// For the generation of text: with the low-rank updates in the weights, so that each token takes one product, not three;
+    /// but for weights in NF4, beside which they stay.
+    pub fn for_generation(self) -> Self {
+        let is_nf4 = |block: &Block| {
+            block.linears().iter().any(|linear| matches!(linear.base, Base::Nf4(_)))
+        };
+        if self.model.layers.iter().any(is_nf4) { self } else { self.merge() }
+    }
+
+    /// Puts the low-rank updates into the weights, which are rounded once if they are kept in bf16, and become f32 if they are
+    /// kept in NF4. RoPE offsets stay beside them: no weight can express them.
     pub fn merge(mut self) -> Self {
         let layers = std::mem::take(&mut self.model.layers).into_iter().enumerate();
         let merge =
@@ -150,13 +163,8 @@ impl Llama {
 
 impl Block {
     fn has_adapter(&self) -> bool {
-        let attention = &self.self_attn;
-        let mut linears =
-            vec![&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj];
-        if let FeedForward::Dense(mlp) = &self.mlp {
-            linears.extend([&mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]);
-        }
-        attention.rope_offset.is_some() || linears.iter().any(|linear| linear.update.is_some())
+        let updated = |linear: &&LoraLinear| linear.update.is_some();
+        self.self_attn.rope_offset.is_some() || self.linears().iter().any(updated)
     }
 
     fn attach(self, layer: usize, config: &LoraConfig, random: &mut ChaCha8Rng) -> Self {

@@ -1,8 +1,9 @@
 //! What a training step holds in memory, predicted from the model's sizes.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use longlora_adapters::LoraLinear;
+use longlora_kernels::nf4;
 
 use crate::attention::SelfAttention;
 use crate::block::{Block, TOKENS_PER_TILE};
@@ -26,7 +27,7 @@ pub struct Footprint {
     pub weights: u64,
     /// Those of them that are in memory already.
     pub read: u64,
-    /// The largest matrix in f32, if it is kept in bf16: a micro-batch widens one at a time to compute with it.
+    /// The largest matrix in f32, if it is kept in bf16 or NF4: a micro-batch widens one at a time to compute with it.
     pub widened: u64,
     /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
     /// are kept for the rows that occurred alone, and how many that will be is not known before.
@@ -55,6 +56,7 @@ impl Footprint {
 
     /// The same, where weights that were not read yet will be kept as `storage` says.
     pub fn kept_as(storage: WeightStorage, llama: &Llama, selection: &Selection) -> Self {
+        let llama = &storage.prepare(llama.clone());
         let trainable = count_trainable(llama, selection);
         let hidden = llama.config.hidden_size;
         let sizes = Sizes {
@@ -149,7 +151,7 @@ struct Kept<'a> {
     bytes: usize,
     /// Of those, what was read.
     read: usize,
-    /// Floats of the largest one in bf16.
+    /// Numbers of the largest one in bf16 or NF4.
     largest_narrow: usize,
 }
 
@@ -159,7 +161,8 @@ impl Kept<'_> {
             return is_narrow(param);
         }
         let path = self.path.join(".");
-        self.storage.of(&path) == DType::BF16 && !self.selection.contains(&path)
+        let device = param.lazy_device();
+        self.storage.of(&path, &device) == DType::BF16 && !self.selection.contains(&path)
     }
 }
 
@@ -182,6 +185,16 @@ impl ModuleVisitor for Kept<'_> {
         if narrow {
             self.largest_narrow = self.largest_narrow.max(floats);
         }
+    }
+
+    /// Blocks of NF4.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let words = param.lazy_shape().num_elements();
+        self.bytes += words * size_of::<i32>();
+        if param.is_initialized() {
+            self.read += words * size_of::<i32>();
+        }
+        self.largest_narrow = self.largest_narrow.max(nf4::width(words));
     }
 }
 
@@ -247,12 +260,12 @@ fn inside(mlp: &FeedForward) -> usize {
 }
 
 fn d_output(layer: &LoraLinear) -> usize {
-    layer.base.weight.lazy_shape()[1]
+    layer.base.dims()[1]
 }
 
 /// What a layer keeps beside its input: the low-rank product; the dropped input; with DoRA, its outputs.
 fn own(layer: &LoraLinear) -> usize {
-    let [d_input, d_output] = layer.base.weight.lazy_shape().dims();
+    let [d_input, d_output] = layer.base.dims();
     let Some(update) = &layer.update else { return 0 };
     let dropped = if update.dropout > 0.0 { d_input } else { 0 };
     let decomposed = if update.magnitude.is_some() { 2 * d_output } else { 0 };

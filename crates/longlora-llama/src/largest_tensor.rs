@@ -1,7 +1,8 @@
 //! The largest tensor of a training step.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
+use longlora_kernels::nf4;
 
 use crate::block::TOKENS_PER_TILE;
 use crate::llama::Llama;
@@ -33,6 +34,11 @@ struct Largest(usize);
 impl ModuleVisitor for Largest {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.0 = self.0.max(param.lazy_shape().num_elements());
+    }
+
+    /// Blocks of NF4.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.0 = self.0.max(nf4::width(param.lazy_shape().num_elements()));
     }
 }
 

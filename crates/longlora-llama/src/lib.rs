@@ -23,6 +23,7 @@ mod experts;
 mod feed_forward;
 mod block;
 mod largest_tensor;
+mod linears;
 mod llama;
 mod init;
 mod cross_entropy;

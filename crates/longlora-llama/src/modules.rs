@@ -1,10 +1,11 @@
 //! A model's modules by the names that Hugging Face gives them, which PEFT matches its options against.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
+use longlora_kernels::nf4;
 
 use crate::llama::Llama;
-use crate::names::checkpoint_name;
+use crate::names::{base_path, checkpoint_name};
 use crate::role::Role;
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens";
@@ -60,7 +61,7 @@ impl ModuleVisitor for Modules {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
+        let path = base_path(&self.path.join("."));
         let kind = match Role::of(&path) {
             Role::Lora | Role::RopeOffset => return,
             Role::Norm => ModuleKind::Norm,
@@ -78,5 +79,14 @@ impl ModuleVisitor for Modules {
             }
             self.found.push(NamedModule { name: name.to_owned(), kind, shape });
         }
+    }
+
+    /// Blocks of NF4, which only linear layers have.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let weight = checkpoint_name(&self.path.join(".")).name;
+        let name = weight.strip_suffix(".weight").expect("blocks are a weight").to_owned();
+        let [d_output, words] = [0, 1].map(|dim| param.lazy_shape()[dim]);
+        let shape = vec![d_output, nf4::width(words)];
+        self.found.push(NamedModule { name, kind: ModuleKind::Linear, shape });
     }
 }

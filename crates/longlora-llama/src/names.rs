@@ -11,7 +11,7 @@ pub(crate) struct CheckpointName {
 
 /// The checkpoint's name of the parameter at `path`, as burn's visitors spell it: `model.norm.gamma`.
 pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
-    let path = &feed_forward_name(path);
+    let path = &feed_forward_name(&base_path(path));
     let (name, transposed) = match path.rsplit_once('.') {
         Some((layer, "gamma")) => (format!("{layer}.weight"), false),
         Some((layer, "lora_a")) => (format!("{}.lora_A.weight", without(layer, "update")), true),
@@ -32,6 +32,13 @@ pub(crate) fn checkpoint_name(path: &str) -> CheckpointName {
         _ => (path.to_owned(), false),
     };
     CheckpointName { name, transposed }
+}
+
+/// The path without the variants of `Base`, in which the weight of a linear layer is kept.
+pub(crate) fn base_path(path: &str) -> String {
+    path.replacen(".base.Dense.", ".base.", 1)
+        .replacen(".base.Nf4.blocks", ".base.weight", 1)
+        .replacen(".base.Nf4.", ".base.", 1)
 }
 
 /// The path without the variants of `FeedForward`, and with Mixtral's names of its experts' layers.
@@ -66,12 +73,12 @@ mod tests {
         check("lm_head.weight", "lm_head.weight", true);
         let block = "model.layers.11";
         check(
-            &format!("{block}.mlp.Dense.up_proj.base.weight"),
+            &format!("{block}.mlp.Dense.up_proj.base.Dense.weight"),
             &format!("{block}.mlp.up_proj.weight"),
             true,
         );
         check(
-            &format!("{block}.mlp.Experts.experts.3.down_proj.base.weight"),
+            &format!("{block}.mlp.Experts.experts.3.down_proj.base.Dense.weight"),
             &format!("{block}.block_sparse_moe.experts.3.w2.weight"),
             true,
         );
@@ -82,8 +89,15 @@ mod tests {
         );
         let layer = "model.layers.11.self_attn";
         check(&format!("{layer}.q_norm.gamma"), &format!("{layer}.q_norm.weight"), false);
-        check(&format!("{layer}.q_proj.base.weight"), &format!("{layer}.q_proj.weight"), true);
-        check(&format!("{layer}.q_proj.base.bias"), &format!("{layer}.q_proj.bias"), false);
+        check(
+            &format!("{layer}.q_proj.base.Dense.weight"),
+            &format!("{layer}.q_proj.weight"),
+            true,
+        );
+        check(&format!("{layer}.q_proj.base.Dense.bias"), &format!("{layer}.q_proj.bias"), false);
+        let weight = format!("{layer}.q_proj.weight");
+        check(&format!("{layer}.q_proj.base.Nf4.blocks"), &weight, true);
+        check(&format!("{layer}.q_proj.base.Nf4.bias"), &format!("{layer}.q_proj.bias"), false);
         check(
             &format!("{layer}.q_proj.update.lora_a"),
             &format!("{layer}.q_proj.lora_A.weight"),

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Element, Tensor, TensorData, bf16};
+use burn::tensor::{DType, Element, Int, Tensor, TensorData, bf16};
 use longlora_adapters::AdapterConfig;
+use longlora_kernels::nf4::{self, Nf4};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
 use crate::error::LlamaError;
 use crate::files::safetensors_dtype;
 use crate::llama::Llama;
-use crate::names::checkpoint_name;
+use crate::names::{base_path, checkpoint_name};
 use crate::role::Role;
 use crate::storage::WeightStorage;
 
@@ -175,6 +176,18 @@ impl ModuleVisitor for Collector<'_> {
             self.parameters.insert(name.name, Handle::new(tensor));
         }
     }
+
+    /// Blocks of NF4, as the numbers that they stand for.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let path = self.path.join(".");
+        if self.selection.contains(&path) {
+            let weight = Nf4::of(matrix(param.val()));
+            let [d_input, d_output] = weight.dims();
+            let data = move || weight.clone().dequantize(DType::F32).transpose().into_data();
+            let handle = Handle { shape: vec![d_output, d_input], data: Box::new(data) };
+            self.parameters.insert(checkpoint_name(&path).name, handle);
+        }
+    }
 }
 
 struct Restorer<'a, S> {
@@ -187,18 +200,13 @@ struct Restorer<'a, S> {
 }
 
 impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
-    fn tensor<const D: usize>(
+    fn read(
         &mut self,
-        param: &Param<Tensor<D>>,
         name: &str,
-        transposed: bool,
+        needed: Vec<usize>,
         dtype: DType,
-    ) -> Result<Tensor<D>, LlamaError> {
+    ) -> Result<TensorData, LlamaError> {
         let data = (self.source)(name)?.convert_dtype(dtype);
-        let mut needed = param.lazy_shape().to_vec();
-        if transposed {
-            needed.reverse();
-        }
         if data.shape().to_vec() != needed {
             return Err(LlamaError::Shape {
                 path: self.file.to_owned(),
@@ -207,6 +215,35 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
                 needed,
             });
         }
+        Ok(data)
+    }
+
+    /// A weight in NF4.
+    fn blocks<const D: usize>(
+        &mut self,
+        param: &Param<Tensor<D, Int>>,
+        name: &str,
+    ) -> Result<Tensor<D, Int>, LlamaError> {
+        let [d_output, words] = [0, 1].map(|dim| param.lazy_shape()[dim]);
+        let data = self.read(name, vec![d_output, nf4::width(words)], DType::F32)?;
+        let data = nf4::quantize(&data).expect("its rows are of whole blocks");
+        let device = param.lazy_device();
+        let read = |data: TensorData| Tensor::from_data(data, (&device, DType::I32));
+        Ok(device.memory_persistent_allocations(data, read))
+    }
+
+    fn tensor<const D: usize>(
+        &mut self,
+        param: &Param<Tensor<D>>,
+        name: &str,
+        transposed: bool,
+        dtype: DType,
+    ) -> Result<Tensor<D>, LlamaError> {
+        let mut needed = param.lazy_shape().to_vec();
+        if transposed {
+            needed.reverse();
+        }
+        let data = self.read(name, needed, dtype)?;
         // Laid out as a fresh one would be: products of a view are rounded otherwise, and where numbers came from must
         // not change what they compute.
         let data = if transposed { transpose(&data) } else { data };
@@ -232,7 +269,7 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> ModuleMapper for Restorer
             return param;
         }
         let name = checkpoint_name(&path);
-        let dtype = self.storage.of(&path);
+        let dtype = self.storage.of(&path, &param.lazy_device());
         match self.tensor(&param, &name.name, name.transposed, dtype) {
             Ok(tensor) => {
                 let param_id = param.id;
@@ -245,6 +282,29 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> ModuleMapper for Restorer
             }
         }
     }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let path = self.path.join(".");
+        if self.error.is_some() || !self.selection.contains(&path) {
+            return param;
+        }
+        match self.blocks(&param, &checkpoint_name(&path).name) {
+            Ok(blocks) => {
+                let id = param.id;
+                param.transform_for_load(blocks, id)
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// A tensor of two dimensions as one.
+fn matrix<const D: usize>(tensor: Tensor<D, Int>) -> Tensor<2, Int> {
+    let [rows, columns] = [0, 1].map(|dim| tensor.dims()[dim]);
+    tensor.reshape([rows, columns])
 }
 
 /// The transposed matrix of f32 or bf16.
@@ -292,7 +352,7 @@ impl ModuleMapper for Identifier {
     }
 
     fn map_float<const D: usize>(&mut self, mut param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.id = ParamId::from(fnv1a(&self.path.join(".")));
+        param.id = ParamId::from(fnv1a(&base_path(&self.path.join("."))));
         param
     }
 }

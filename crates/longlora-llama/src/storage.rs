@@ -1,15 +1,17 @@
 //! In which type the weights of a model are kept.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::block::Block;
 use crate::compute::ComputeType;
 use crate::llama::Llama;
+use crate::names::base_path;
 use crate::role::Role;
 
-/// The type in which large matrices are kept: those of linear layers, the embedding table and the head. Everything else,
-/// and everything that is trained, is kept in f32.
+/// How large matrices are kept: those of linear layers, the embedding table and the head. Everything else, and everything
+/// that is trained, is kept in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightStorage {
@@ -18,6 +20,9 @@ pub enum WeightStorage {
     F32,
     /// 2 bytes per number. What a file holds in bf16 is kept exactly, all else is rounded to the nearest, ties to even.
     Bf16,
+    /// 4.5 bits per number of the linear layers of blocks: NF4, as QLoRA keeps them (arXiv:2305.14314). The embedding table, the
+    /// head, and layers whose rows are not of whole blocks are kept in bf16, where the device has it, or else in f32.
+    Nf4,
 }
 
 impl WeightStorage {
@@ -25,29 +30,43 @@ impl WeightStorage {
     /// in bf16 are multiplied as they are.
     pub fn compute_on(self, device: &Device) -> ComputeType {
         match self {
-            Self::Bf16 if *device != Device::flex() => ComputeType::Bf16,
-            _ => ComputeType::F32,
+            Self::F32 => ComputeType::F32,
+            _ if *device == Device::flex() => ComputeType::F32,
+            Self::Bf16 => ComputeType::Bf16,
+            Self::Nf4 if device.supports_dtype(DType::BF16) => ComputeType::Bf16,
+            Self::Nf4 => ComputeType::F32,
         }
     }
 
-    /// The type of the parameter at `path`.
-    pub(crate) fn of(self, path: &str) -> DType {
+    /// The type of the floats at `path`.
+    pub(crate) fn of(self, path: &str, device: &Device) -> DType {
         let is_matrix = match Role::of(path) {
             Role::Embedding | Role::Head => true,
             // The router of a mixture of experts is another `weight`: it is small, and its choices are abrupt.
-            Role::Weight => path.ends_with(".base.weight"),
+            Role::Weight => base_path(path).ends_with(".base.weight"),
             Role::Lora | Role::RopeOffset | Role::Norm => false,
         };
         match self {
             Self::Bf16 if is_matrix => DType::BF16,
+            Self::Nf4 if is_matrix && device.supports_dtype(DType::BF16) => DType::BF16,
             _ => DType::F32,
         }
+    }
+
+    /// `llama` with the layers that will be in NF4 made for it, without drawing what was never drawn.
+    pub(crate) fn prepare(self, mut llama: Llama) -> Llama {
+        if self == Self::Nf4 {
+            for linear in llama.model.layers.iter_mut().flat_map(Block::linears_mut) {
+                *linear = linear.clone().quantized();
+            }
+        }
+        llama
     }
 }
 
 /// `llama` with room for its weights on its device, kept as `storage` says, and any numbers in them: for a rehearsal.
 pub fn with_room_for_weights(llama: Llama, storage: WeightStorage) -> Llama {
-    llama.map(&mut Roomy { storage, path: vec![] })
+    storage.prepare(llama).map(&mut Roomy { storage, path: vec![] })
 }
 
 struct Roomy {
@@ -65,11 +84,21 @@ impl ModuleMapper for Roomy {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (device, dtype) = (param.lazy_device(), self.storage.of(&self.path.join(".")));
+        let device = param.lazy_device();
+        let dtype = self.storage.of(&self.path.join("."), &device);
         let room = |shape: Shape| Tensor::empty(shape, (&device, dtype));
         let room = device.memory_persistent_allocations(param.lazy_shape(), room);
         let id = param.id;
         param.transform_for_load(room, id).set_require_grad(false)
+    }
+
+    /// Blocks of NF4.
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let device = param.lazy_device();
+        let room = |shape: Shape| Tensor::empty(shape, (&device, DType::I32));
+        let room = device.memory_persistent_allocations(param.lazy_shape(), room);
+        let id = param.id;
+        param.transform_for_load(room, id)
     }
 }
 
@@ -101,15 +130,17 @@ mod tests {
         for (path, dtype) in [
             ("model.embed_tokens.weight".to_owned(), DType::BF16),
             ("lm_head.weight".to_owned(), DType::BF16),
-            (format!("{layer}.self_attn.q_proj.base.weight"), DType::BF16),
-            (format!("{layer}.mlp.Experts.experts.3.up_proj.base.weight"), DType::BF16),
+            (format!("{layer}.self_attn.q_proj.base.Dense.weight"), DType::BF16),
+            (format!("{layer}.mlp.Experts.experts.3.up_proj.base.Dense.weight"), DType::BF16),
             (format!("{layer}.mlp.Experts.gate.weight"), DType::F32),
-            (format!("{layer}.self_attn.q_proj.base.bias"), DType::F32),
+            (format!("{layer}.self_attn.q_proj.base.Dense.bias"), DType::F32),
             (format!("{layer}.self_attn.q_proj.update.lora_a"), DType::F32),
             (format!("{layer}.input_layernorm.gamma"), DType::F32),
         ] {
-            assert_eq!(WeightStorage::Bf16.of(&path), dtype, "{path}");
-            assert_eq!(WeightStorage::F32.of(&path), DType::F32, "{path}");
+            let of = |storage: WeightStorage| storage.of(&path, &Device::flex());
+            assert_eq!(of(WeightStorage::Bf16), dtype, "{path}");
+            assert_eq!(of(WeightStorage::Nf4), dtype, "{path}");
+            assert_eq!(of(WeightStorage::F32), DType::F32, "{path}");
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
+use longlora_kernels::nf4;
 
 use crate::llama::Llama;
 use crate::parameters::Selection;
@@ -106,5 +107,10 @@ impl ModuleVisitor for Counter<'_> {
             Role::Head | Role::Weight => &mut count.weights,
         };
         *kind += param.lazy_shape().num_elements();
+    }
+
+    /// Blocks of NF4.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.count.frozen += nf4::width(param.lazy_shape().num_elements());
     }
 }

@@ -32,8 +32,8 @@ pub fn load_pretrained(model: &Path, device: &Device) -> Result<Llama, LlamaErro
     load_pretrained_as(model, WeightStorage::F32, device)
 }
 
-/// The same, with matrices kept as `storage` says, computing in what [suits them](WeightStorage::compute_on). Those in bf16 are frozen; what is trained later is widened first, and
-/// starts from the rounded numbers.
+/// The same, with matrices kept as `storage` says, computing in what [suits them](WeightStorage::compute_on). Those in bf16
+/// and NF4 are frozen; what is trained later is widened first, and starts from the rounded numbers.
 ///
 /// # Errors
 /// As [`load_pretrained`].
@@ -71,7 +71,7 @@ fn load_folder(
 ) -> Result<Llama, LlamaError> {
     let mut checkpoint = Checkpoint::open(model)?;
     checkpoint.tie(config)?;
-    let llama = config.init(device);
+    let llama = storage.prepare(config.init(device));
     let llama = restore_as(llama, &Selection::Base, storage, model, |name| checkpoint.read(name))?;
     checkpoint.refuse_leftovers(config)?;
     Ok(llama)

@@ -46,8 +46,8 @@ pub struct FinetuneConfig {
 pub struct ModelConfig {
     /// A Hugging Face folder: `config.json`, safetensors, `tokenizer.json`.
     pub path: PathBuf,
-    /// How its matrices are kept, `f32` or `bf16`, which takes half the memory and rounds what the file does not hold in
-    /// bf16. What is trained is f32 either way.
+    /// How its matrices are kept: `f32`; `bf16`, which takes half the memory and rounds what the file does not hold in bf16; or
+    /// `nf4`, which takes a seventh. What is trained is f32 either way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weights: WeightStorage,
     /// The model of the Hugging Face hub that lies at `path`, if that is the cache: adapters name it so, and mean the same on
@@ -289,11 +289,11 @@ impl FinetuneConfig {
                 needed: "it has to be in [0, 1)",
             });
         }
-        if self.adapters.is_none() && self.model.weights == WeightStorage::Bf16 {
+        if self.adapters.is_none() && self.model.weights != WeightStorage::F32 {
             return Err(TrainError::Value {
                 key: "model.weights",
-                value: "bf16".to_owned(),
-                needed: "full fine-tuning freezes nothing that could be kept in half the memory; use f32",
+                value: format!("{:?}", self.model.weights).to_lowercase(),
+                needed: "full fine-tuning freezes nothing that could be kept in less memory; use f32",
             });
         }
         self.attention.validate(self.context.window())?;

@@ -22,7 +22,7 @@ const RESULTS: &str = "results";
 pub(crate) struct ExamArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// Ask as a user in a chat, by the model's chat template, instead of as a text to continue
@@ -70,7 +70,7 @@ impl ExamArgs {
     /// training, and two products per layer and token here.
     pub(crate) fn load(&self, longest: usize) -> Result<Examinee> {
         let stretch = self.model.stretch(Some(longest))?;
-        let llama = self.model.load(self.weights.into(), Some(longest))?.merge();
+        let llama = self.model.load(self.weights.into(), Some(longest))?.for_generation();
         let (name, key) = (self.name(stretch), self.key(stretch)?);
         let weights = Some(format!("{:?}", self.weights).to_lowercase());
         let adapter = self.model.adapter().map(short_hash).transpose()?;

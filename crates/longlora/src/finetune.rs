@@ -78,7 +78,7 @@ pub(crate) struct Finetune {
     /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched
     #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: Option<PathBuf>,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32; what is trained stays f32 [default: f32]
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh, as in QLoRA; what is trained stays f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightKind>,
     /// Training text: a .txt or .md file; a .jsonl, .jsonl.gz or .json file of objects with `text`, `messages`,

@@ -70,6 +70,8 @@ pub(crate) enum WeightKind {
     F32,
     /// 2 bytes per weight: exact if the file is in bf16, rounded to the nearest otherwise
     Bf16,
+    /// 4.5 bits per weight of the layers, as QLoRA keeps them (NF4), the rest as in bf16
+    Nf4,
 }
 
 impl From<WeightKind> for WeightStorage {
@@ -77,6 +79,7 @@ impl From<WeightKind> for WeightStorage {
         match kind {
             WeightKind::F32 => Self::F32,
             WeightKind::Bf16 => Self::Bf16,
+            WeightKind::Nf4 => Self::Nf4,
         }
     }
 }
@@ -84,7 +87,8 @@ impl From<WeightKind> for WeightStorage {
 /// A type that the device has no arithmetic for is refused: what it would compute depends on its driver.
 pub(crate) fn refuse_unsupported(weights: WeightStorage, device: &Device) -> Result<()> {
     let supported = match weights {
-        WeightStorage::F32 => true,
+        // What would be bf16 beside NF4 is f32 where there is none.
+        WeightStorage::F32 | WeightStorage::Nf4 => true,
         WeightStorage::Bf16 => device.supports_dtype(DType::BF16),
     };
     ensure!(

@@ -28,7 +28,7 @@ const MODEL: &str = "model";
 pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelArgs,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// What to measure on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of

@@ -5,6 +5,7 @@
 
 mod cross_entropy;
 mod linear;
+mod nf4;
 mod reduce;
 pub mod room;
 mod rms_norm;
@@ -12,8 +13,8 @@ mod rotate;
 mod swiglu;
 mod tensors;
 
-use burn::backend::tensor::FloatTensor;
-use burn::tensor::Shape;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 
 use crate::backend::{HeadBackend, RowBackend, RowGradient};
@@ -55,6 +56,26 @@ impl RowBackend for CubeBackend {
         b: FloatTensor<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear::forward_with_update(x, weight, a, b, scale)
+    }
+
+    fn expand_nf4(blocks: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        nf4::dequantize(blocks, dtype)
+    }
+
+    fn project_nf4(x: FloatTensor<Self>, blocks: IntTensor<Self>) -> FloatTensor<Self> {
+        let weight = nf4::dequantize(blocks, x.dtype);
+        linear::forward(x, weight)
+    }
+
+    fn project_nf4_with_update(
+        x: FloatTensor<Self>,
+        blocks: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let weight = nf4::dequantize(blocks, x.dtype);
         linear::forward_with_update(x, weight, a, b, scale)
     }
 }

@@ -4,21 +4,23 @@ mod cross_entropy;
 mod linear;
 mod matrix;
 mod narrow;
+mod nf4;
 mod rms_norm;
 mod rotate;
 mod swiglu;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Flex, TensorMetadata};
-use burn::tensor::{Shape, TensorData};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Flex, TensorMetadata};
+use burn::tensor::{DType, Shape, TensorData};
 
 use crate::backend::{HeadBackend, RowBackend, RowGradient};
 use crate::updated::Updated;
 
 use cross_entropy::Problem;
 use linear::UpdateGradient;
+pub(crate) use nf4::quantize;
 
 /// Numbers that one task computes: enough to be worth a task, few enough to stay in cache.
 const CHUNK: usize = 1 << 15;
@@ -63,6 +65,38 @@ impl RowBackend for Flex {
         let update = linear::update(&a, &b, scale);
         let (out, low) = linear::forward_with_update(floats(&x), &weight, &update);
         let [rank, d_output] = b.shape().dims();
+        (tensor(out, Shape::new([rows, d_output])), tensor(low, Shape::new([rows, rank])))
+    }
+
+    /// The kernels of this device compute in f32.
+    fn expand_nf4(blocks: IntTensor<Self>, _dtype: DType) -> FloatTensor<Self> {
+        nf4::dequantize(&blocks)
+    }
+
+    fn project_nf4(x: FloatTensor<Self>, blocks: IntTensor<Self>) -> FloatTensor<Self> {
+        let (x, rows) = (x.to_contiguous(), x.shape()[0]);
+        if rows > narrow::MOST_ROWS {
+            return Self::project(x, nf4::dequantize(&blocks));
+        }
+        tensor(nf4::product(floats(&x), &blocks), Shape::new([rows, blocks.shape()[0]]))
+    }
+
+    fn project_nf4_with_update(
+        x: FloatTensor<Self>,
+        blocks: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [x, a, b] = [x, a, b].map(|tensor| tensor.to_contiguous());
+        if x.shape()[0] > narrow::MOST_ROWS {
+            return Self::project_with_update(x, nf4::dequantize(&blocks), a, b, scale);
+        }
+        let shape = [x.shape()[0], a.shape()[1], blocks.shape()[0]];
+        let out = nf4::product(floats(&x), &blocks);
+        let update = linear::update(&a, &b, scale);
+        let (out, low) = linear::with_update(out, floats(&x), &update);
+        let [rows, rank, d_output] = shape;
         (tensor(out, Shape::new([rows, d_output])), tensor(low, Shape::new([rows, rank])))
     }
 }
@@ -218,6 +252,24 @@ impl<B: RowGradient, C: CheckpointStrategy> RowBackend for Autodiff<B, C> {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         crate::linear::tracked_with_update::<B, C>(x, weight, a, b, scale)
+    }
+
+    fn expand_nf4(blocks: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        <Self as AutodiffBackend>::from_inner(B::expand_nf4(blocks, dtype))
+    }
+
+    fn project_nf4(x: FloatTensor<Self>, blocks: IntTensor<Self>) -> FloatTensor<Self> {
+        crate::linear_nf4::tracked::<B, C>(x, blocks)
+    }
+
+    fn project_nf4_with_update(
+        x: FloatTensor<Self>,
+        blocks: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        crate::linear_nf4::tracked_with_update::<B, C>(x, blocks, a, b, scale)
     }
 }
 

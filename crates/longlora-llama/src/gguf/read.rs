@@ -27,7 +27,7 @@ pub(crate) fn load(
     let mut file = GgufFile::open(path)?;
     let config = config::read(&mut file)?;
     let mut weights = Weights::new(file, &config);
-    let llama = config.init(device);
+    let llama = storage.prepare(config.init(device));
     let llama = restore_as(llama, &Selection::Base, storage, path, |name| weights.read(name))?;
     weights.refuse_leftovers()?;
     Ok(llama)

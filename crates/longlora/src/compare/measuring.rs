@@ -101,7 +101,7 @@ impl Bench<'_> {
         let mut results = Results::open(&self.folder.join("passkey.jsonl"))?;
         let examinee = Examinee {
             room: llama.config.rope.max_position_embeddings.max(longest),
-            llama: llama.merge(),
+            llama: llama.for_generation(),
             // In its folder a name stands for all else.
             name: name.to_owned(),
             weights: None,
