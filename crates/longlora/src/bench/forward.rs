@@ -3,7 +3,7 @@
 use anyhow::Result;
 use longlora_attention::AttentionPattern;
 use longlora_eval::{PerplexityConfig, Protocol, perplexity};
-use longlora_llama::load_pretrained;
+use longlora_llama::load_pretrained_as;
 use longlora_train::peak_memory_bytes;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ impl Forward {
         let device = self.device.open()?;
         let folder = self.subject.folder()?;
         let document = [self.subject.tokens(&folder, self.tokens)?];
-        let llama = load_pretrained(folder.path(), &device)?;
+        let llama = load_pretrained_as(folder.path(), self.subject.weights(&device)?, &device)?;
         let config = PerplexityConfig {
             length: self.tokens,
             protocol: Protocol::WholeWindows { stride: None },

@@ -98,7 +98,8 @@ impl Steps {
             .with_context(|| format!("cannot write `{}`", data.display()))?;
         let warm_up = warm_up(device);
         let training = training(memory, steps + warm_up as u64);
-        let config = config(model.path(), &data, window.tokens, pattern, training);
+        let mut config = config(model.path(), &data, window.tokens, pattern, training);
+        config.model.weights = subject.weights(device)?;
         let run = RunFolder::create(&place.path().join("run"))?;
         let (mut plan, mut reports) = (None, vec![]);
         finetune(&config, &run, device, &Stop::default(), &mut |event| match event {

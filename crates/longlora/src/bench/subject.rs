@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
 use clap::Args;
 use longlora_data::{Corpus, Tokenizer};
-use longlora_llama::LlamaConfig;
+use longlora_llama::{LlamaConfig, WeightStorage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::model::model_folder;
+use crate::model::{WeightKind, model_folder, refuse_unsupported};
 
 /// Tokens at the front of a text that are left out: titles and licences.
 const FIRST_TOKEN: usize = 1000;
@@ -26,6 +27,9 @@ pub(super) struct Subject {
     /// file [default: random ids]
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// How the matrices of the model are kept
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
 }
 
 /// A model of which the sizes alone matter.
@@ -87,6 +91,13 @@ impl Subject {
 
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         self.model.folder()
+    }
+
+    /// How its matrices are kept, on a device that can.
+    pub(super) fn weights(&self, device: &Device) -> Result<WeightStorage> {
+        let weights = self.weights.into();
+        refuse_unsupported(weights, device)?;
+        Ok(weights)
     }
 
     /// `count` token ids.
