@@ -185,7 +185,7 @@ mod tests {
 
     /// LongLoRA takes 46.4 GB of each of eight GPUs for it, with FlashAttention-2 (table 12).
     #[test]
-    fn llama_2_7b_at_32768_tokens_is_planned_within_28_gib() {
+    fn llama_2_7b_at_32768_tokens_is_planned_within_28_gib_and_in_nf4_within_20() {
         let config = json!({ "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
             "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
             "max_position_embeddings": 4096, "rms_norm_eps": 1e-5 });
@@ -197,8 +197,11 @@ mod tests {
         let memory = Some(ByteSize(1));
         let training = TrainingConfig { accumulation: 1, memory, ..TrainingConfig::default() };
         let selection = Selection::Adapter(adapters);
-        let plan = MemoryPlan::kept_as(WeightStorage::Bf16, &llama, &selection, &training, 32_768);
-        let gib = plan.predicted.as_u64() as f64 / (1u64 << 30) as f64;
-        assert!((25.0..28.0).contains(&gib), "{gib}");
+        let gib = |storage| {
+            let plan = MemoryPlan::kept_as(storage, &llama, &selection, &training, 32_768);
+            plan.predicted.as_u64() as f64 / (1u64 << 30) as f64
+        };
+        assert!((25.0..28.0).contains(&gib(WeightStorage::Bf16)), "{}", gib(WeightStorage::Bf16));
+        assert!((16.0..20.0).contains(&gib(WeightStorage::Nf4)), "{}", gib(WeightStorage::Nf4));
     }
 }
