@@ -8,7 +8,7 @@ use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, context_gain, p
 use longlora_llama::{Llama, LlamaConfig};
 use longlora_train::{FinetuneConfig, RunFolder};
 
-use crate::model::load_stretched;
+use crate::model::{load_stretched, stretched, with_adapter};
 use crate::perplexity::measure;
 
 const BASE: &str = "base, untouched";
@@ -45,15 +45,22 @@ impl Comparison {
             Ok(())
         };
         let model = &config.model;
-        let load = |stretch| load_stretched(&model.path, model.weights, stretch, device, None);
+        // Read once: a scaling is a setting, and an adapter lies beside the weights.
+        let base = load_stretched(&model.path, model.weights, None, device, None)?;
         let full = AttentionPattern::Full;
-        row(BASE, &load(None)?, full)?;
+        row(BASE, &base, full)?;
         // A model that reaches so far by itself has nothing to stretch.
-        if longest > LlamaConfig::read(&config.model.path)?.rope.max_position_embeddings {
-            row(LINEAR, &load(Some((RopeKind::Linear, longest)))?, full)?;
-            row(YARN, &load(Some((RopeKind::Yarn, longest)))?, full)?;
+        if longest > base.config.rope.max_position_embeddings {
+            row(LINEAR, &stretched(base.clone(), RopeKind::Linear, longest)?, full)?;
+            row(YARN, &stretched(base.clone(), RopeKind::Yarn, longest)?, full)?;
         }
-        let fine_tuned = load_finetuned(config, run, device)?;
+        let fine_tuned = match config.adapters {
+            Some(_) => with_adapter(base, &run.adapter())?,
+            None => {
+                drop(base);
+                load_stretched(&run.model(), model.weights, None, device, None)?
+            }
+        };
         row(FULL, &fine_tuned, full)?;
         if config.attention != full {
             row(SPARSE, &fine_tuned, config.attention)?;
@@ -118,19 +125,6 @@ fn longer_context(table: &PerplexityTable, longest: usize) -> Result<Option<Stri
          {}.",
         gain.nll, short.length, gain.pieces
     )))
-}
-
-/// The result of a run: the base with its adapter, or a model of its own.
-pub(crate) fn load_finetuned(
-    config: &FinetuneConfig,
-    run: &RunFolder,
-    device: &Device,
-) -> Result<Llama> {
-    let (base, weights) = (&config.model.path, config.model.weights);
-    match config.adapters {
-        Some(_) => load_stretched(base, weights, None, device, Some(&run.adapter())),
-        None => load_stretched(&run.model(), weights, None, device, None),
-    }
 }
 
 /// A length in which nothing can be predicted is refused before anything is measured.

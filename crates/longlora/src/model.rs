@@ -210,15 +210,27 @@ pub(crate) fn load_stretched(
     device: &Device,
     adapter: Option<&Path>,
 ) -> Result<Llama> {
-    let mut llama = load_pretrained_as(model, weights, device)?;
-    if let Some((kind, length)) = stretch {
-        llama.config.rope = llama.config.rope.extended(kind, length)?;
-        llama.config.rope.validate()?;
-    }
-    Ok(match adapter {
+    let llama = load_pretrained_as(model, weights, device)?;
+    let llama = match stretch {
         None => llama,
-        Some(adapter) => load_adapter(llama, adapter)?.0.valid(),
-    })
+        Some((kind, length)) => stretched(llama, kind, length)?,
+    };
+    match adapter {
+        None => Ok(llama),
+        Some(adapter) => with_adapter(llama, adapter),
+    }
+}
+
+/// The same weights, stretched without training.
+pub(crate) fn stretched(mut llama: Llama, kind: RopeKind, length: usize) -> Result<Llama> {
+    llama.config.rope = llama.config.rope.extended(kind, length)?;
+    llama.config.rope.validate()?;
+    Ok(llama)
+}
+
+/// The same weights with an adapter beside them.
+pub(crate) fn with_adapter(llama: Llama, adapter: &Path) -> Result<Llama> {
+    Ok(load_adapter(llama, adapter)?.0.valid())
 }
 
 #[cfg(test)]

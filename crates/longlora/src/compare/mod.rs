@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
 use longlora_adapters::RopeKind;
-use longlora_llama::{LlamaConfig, count_trainable};
+use longlora_llama::{Llama, LlamaConfig, count_trainable};
 use longlora_train::{FinetuneConfig, FolderLock, HeldOut, RunFolder};
 
-use crate::comparison::{default_lengths, load_finetuned, refuse_short};
+use crate::comparison::{default_lengths, refuse_short};
 use crate::count::any_number;
 use crate::device::DeviceArgs;
 use crate::embedded;
@@ -440,4 +441,13 @@ fn extendable(config: &FinetuneConfig) -> Result<LlamaConfig> {
 /// Where a run's result is.
 fn result(config: &FinetuneConfig, run: &RunFolder) -> PathBuf {
     if config.adapters.is_some() { run.adapter() } else { run.model() }
+}
+
+/// The result of a run: the base with its adapter, or a model of its own.
+fn load_finetuned(config: &FinetuneConfig, run: &RunFolder, device: &Device) -> Result<Llama> {
+    let (base, weights) = (&config.model.path, config.model.weights);
+    match config.adapters {
+        Some(_) => load_stretched(base, weights, None, device, Some(&run.adapter())),
+        None => load_stretched(&run.model(), weights, None, device, None),
+    }
 }
