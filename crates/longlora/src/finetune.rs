@@ -19,7 +19,8 @@ use crate::device::{DeviceArgs, description};
 use crate::embedded;
 use crate::going_on::{after_full_disk, resumption};
 use crate::model::{
-    WeightKind, fetched, model_folder, refuse_needless_scaling, refuse_unsupported,
+    WeightKind, announce_weights, fetched, model_folder, refuse_needless_scaling,
+    refuse_unsupported,
 };
 use crate::pattern::PatternArgs;
 use crate::places::refuse_within;
@@ -382,6 +383,7 @@ impl Finetune {
     ) -> Result<(Outcome, bool)> {
         let mut progress = Progress::new();
         let mut report = |event: Event<'_>| progress.event(event);
+        announce_weights(&config.model.path);
         let outcome = match self.resume {
             Some(_) => resume(run, device, stop, &mut report)?,
             None => finetune(config, run, device, stop, &mut report)?,

@@ -7,17 +7,22 @@ use std::sync::Once;
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use longlora_adapters::{RopeKind, RopeScaling};
 use longlora_data::Tokenizer;
 use longlora_llama::{
     AdapterFacts, BaseModel, Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as,
+    model_files,
 };
 
 use crate::count::tokens;
 use crate::device::DeviceArgs;
 use crate::places::command;
 use crate::say;
+
+/// Reading so much takes long enough to ask what is going on.
+const MANY_BYTES: ByteSize = ByteSize::gib(1);
 
 /// A scaling that would be ignored is refused: a model keeps its own RoPE as far as that reaches. `none` is what a model
 /// without any keeps.
@@ -210,6 +215,7 @@ pub(crate) fn load_stretched(
     device: &Device,
     adapter: Option<&Path>,
 ) -> Result<Llama> {
+    announce_weights(model);
     let llama = load_pretrained_as(model, weights, device)?;
     let llama = match stretch {
         None => llama,
@@ -218,6 +224,16 @@ pub(crate) fn load_stretched(
     match adapter {
         None => Ok(llama),
         Some(adapter) => with_adapter(llama, adapter),
+    }
+}
+
+/// Says what is read, if it takes its time.
+pub(crate) fn announce_weights(model: &Path) {
+    let files = model_files(model).unwrap_or_default();
+    let sizes = files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len()));
+    let size = ByteSize(sizes.sum());
+    if size >= MANY_BYTES {
+        say(&format!("reading {} of weights from {}", size.display().iec(), model.display()));
     }
 }
 
