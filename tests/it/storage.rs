@@ -9,11 +9,12 @@ use longlora_adapters::{
     AdapterConfig, LoraConfig, RopeGranularity, RopeOffsetConfig, TargetModule,
 };
 use longlora_attention::{AttentionPattern, Layout};
+use longlora_gguf::{Metadata, TensorKind};
 use longlora_kernels::nf4;
 use longlora_llama::{
     Footprint, GenerateOptions, Llama, LlamaConfig, MAX_SHARD_BYTES, Selection, WeightStorage,
-    collect, load_pretrained, load_pretrained_as, read_tensors, restore, save_pretrained,
-    write_tensors,
+    collect, count_trainable, largest_tensor, load_pretrained, load_pretrained_as, read_tensors,
+    restore, save_gguf, save_pretrained, write_tensors,
 };
 use longlora_train::Execution;
 use serde_json::json;
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::fixture::{Tensors, golden, model_with, step_batch};
 use crate::gradients::{check_close, of_reference, of_step, relative_error};
-use crate::random::{redraw, tokens};
+use crate::random::{config, redraw, tokens};
 
 /// Models of every kind: tied and not, with biases, normed heads and experts.
 fn models() -> Vec<(PathBuf, TargetsOf)> {
@@ -235,6 +236,47 @@ fn a_model_kept_in_few_bits_is_written_as_its_rounded_numbers() {
     }
 }
 
+/// From another file, by another reader.
+#[test]
+fn a_gguf_file_is_kept_in_few_bits_as_a_folder_is() {
+    for storage in NARROW {
+        let model = golden("tiny/model");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let llama = load_pretrained(&model, &Device::default()).unwrap();
+        save_gguf(&llama, &path, TensorKind::F32, &Metadata::new()).unwrap();
+        let kept = load_pretrained_as(&path, storage, &Device::default()).unwrap();
+        let selection = Selection::Base;
+        let expected = load_pretrained_as(&model, storage, &Device::default()).unwrap();
+        let [ours, theirs] = [&kept, &expected].map(|llama| Footprint::of(llama, &selection));
+        assert_eq!(ours, theirs, "{storage:?}");
+        assert_eq!(collect(&kept, &selection), collect(&expected, &selection), "{storage:?}");
+        // And back, as what is kept.
+        let again = folder.path().join("again.gguf");
+        save_gguf(&kept, &again, TensorKind::F32, &Metadata::new()).unwrap();
+        let again = load_pretrained(&again, &Device::default()).unwrap();
+        let numbers = collect(&again, &selection).into_iter();
+        let numbers: Tensors = numbers.map(|(name, x)| (name, x.convert::<f32>())).collect();
+        assert_eq!(numbers, rounded(&model, storage), "{storage:?}");
+    }
+}
+
+/// Where the largest matrix is one in NF4.
+#[test]
+fn a_matrix_in_nf4_counts_as_the_floats_that_it_becomes() {
+    let sizes = json!({ "hidden_size": 64, "intermediate_size": 640, "head_dim": 16,
+        "num_attention_heads": 4 });
+    let folder = tempfile::tempdir().unwrap();
+    let llama = config(sizes).init(&Device::default());
+    save_pretrained(&llama, folder.path(), DType::F32, MAX_SHARD_BYTES).unwrap();
+    let [kept, wide] = [WeightStorage::Nf4, WeightStorage::F32]
+        .map(|storage| load_pretrained_as(folder.path(), storage, &Device::default()).unwrap());
+    assert_eq!(Footprint::of(&kept, &Selection::Base).widened, 4 * 64 * 640);
+    assert_eq!(largest_tensor(&kept, 1), largest_tensor(&wide, 1));
+    let adapters = Selection::Adapter(adapters(TargetsOf::All, false, false));
+    assert_eq!(count_trainable(&kept, &adapters).frozen, count_trainable(&wide, &adapters).frozen);
+}
+
 /// Token by token, products read the weights as they are kept: 1e-6 of the logits, so the likeliest token is the same.
 #[test]
 fn a_model_kept_in_few_bits_writes_what_the_rounded_one_does() {
@@ -248,12 +290,13 @@ fn a_model_kept_in_few_bits_writes_what_the_rounded_one_does() {
     }
 }
 
-/// The other one's is in the weights.
+/// The other one's is in the weights. Of layers of attention, since all of those are in NF4.
 #[test]
 fn an_adapter_beside_weights_in_nf4_writes_what_it_does_in_others() {
-    for (model, targets) in models() {
+    let cases = models().into_iter().map(|(model, _)| model);
+    for (model, use_dora) in cases.flat_map(|model| [(model.clone(), false), (model, true)]) {
         let device = Device::default();
-        let adapters = adapters(targets, false, false);
+        let adapters = adapters(TargetsOf::Attention, false, use_dora);
         let llamas = attached(both(&model, WeightStorage::Nf4, &device), &adapters);
         let [ours, theirs] = llamas.map(|llama| {
             let llama = llama.for_generation();

@@ -24,6 +24,15 @@ pub struct Nf4Linear {
     pub bias: Option<Param<Tensor<1>>>,
 }
 
+impl Nf4Linear {
+    /// The layer before its bias, with every output times its factor.
+    pub(crate) fn scaled(self, factors: Tensor<1>) -> Self {
+        let factors: Vec<f32> = factors.into_data().iter().collect();
+        let blocks = self.blocks.map(|blocks| Nf4::of(blocks).scaled(&factors).into_blocks());
+        Self { blocks, ..self }
+    }
+}
+
 impl Base {
     /// `[d_input, d_output]`, of a weight that may not be there yet.
     pub fn dims(&self) -> [usize; 2] {
@@ -44,6 +53,14 @@ impl Base {
         }
     }
 
+    /// Whether its weight is there, read or drawn.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::Dense(linear) => linear.weight.is_initialized(),
+            Self::Nf4(linear) => linear.blocks.is_initialized(),
+        }
+    }
+
     /// `[d_input, d_output]`
     pub fn weight(&self) -> Weight {
         match self {
@@ -61,7 +78,7 @@ impl Base {
         bias.as_ref().map(Param::val)
     }
 
-    /// The layer in NF4, if its rows are of whole blocks, or else as it is; what was never drawn stays so.
+    /// The layer in NF4, if its rows are of whole blocks, or else as it is. What was never drawn stays so; what was is gone.
     pub fn quantized(self) -> Self {
         let [d_input, d_output] = self.dims();
         let device = self.device();
@@ -69,15 +86,15 @@ impl Base {
             Self::Dense(linear) if d_input.is_multiple_of(BLOCK) => linear,
             other => return other,
         };
-        let weight = linear.weight;
-        let blocks = Param::uninitialized(
-            ParamId::new(),
-            move |device: &Device, _| quantized(weight.val(), device),
-            device,
-            false,
-            Shape::new([d_output, d_input / BLOCK * WORDS]),
-        );
-        Self::Nf4(Nf4Linear { blocks, bias: linear.bias })
+        let Linear { weight, bias } = linear;
+        let blocks = if weight.is_initialized() {
+            Param::initialized(ParamId::new(), quantized(weight.into_value(), &device))
+        } else {
+            let shape = Shape::new([d_output, d_input / BLOCK * WORDS]);
+            let draw = move |device: &Device, _| quantized(weight.val(), device);
+            Param::uninitialized(ParamId::new(), draw, device, false, shape)
+        };
+        Self::Nf4(Nf4Linear { blocks, bias })
     }
 
     /// The layer in floats, which a weight in NF4 becomes in f32.
@@ -88,7 +105,8 @@ impl Base {
                 let weight = Nf4::of(blocks.val()).dequantize(DType::F32);
                 // Laid out as a fresh one would be.
                 let weight = Tensor::from_data(weight.to_data(), &weight.device());
-                Linear { weight: Param::from_tensor(weight), bias }
+                let weight = Param::from_tensor(weight).set_require_grad(false);
+                Linear { weight, bias }
             }
         }
     }
@@ -98,5 +116,5 @@ impl Base {
 fn quantized(weight: Tensor<2>, device: &Device) -> Tensor<2, Int> {
     let weight = weight.without_autodiff().cast(DType::F32).transpose().into_data();
     let blocks = nf4::quantize(&weight).expect("its rows are of whole blocks");
-    Tensor::from_data(blocks, (device, DType::I32))
+    Nf4::read(blocks, device)
 }

@@ -12,7 +12,7 @@
 //! Numbers are those of bitsandbytes' `quantize_4bit` with blocks of 64 and without its second quantisation, of `absmax`.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::backend::RowBackend;
 use crate::fused::takes;
@@ -67,6 +67,18 @@ impl Nf4 {
         Self { blocks }
     }
 
+    /// Reads [quantised](quantize) blocks into a tensor `[d_output, d_input / 64 · 9]`. By way of one dimension: CUDA would begin
+    /// each row of a matrix at a multiple of 512 bytes, and rows of blocks seldom end at one.
+    ///
+    /// # Panics
+    /// If the data are no matrix of i32.
+    pub fn read(blocks: TensorData, device: &Device) -> Tensor<2, Int> {
+        let shape = blocks.shape().clone();
+        let words = blocks.try_into_vec::<i32>().expect("blocks are words of 32 bits");
+        let words = Tensor::<1, Int>::from_data(words.as_slice(), (device, DType::I32));
+        words.reshape(shape)
+    }
+
     /// `[d_input, d_output]`
     pub fn dims(&self) -> [usize; 2] {
         let [d_output, words] = self.blocks.dims();
@@ -81,7 +93,27 @@ impl Nf4 {
         Tensor::from_dispatch(Dispatch::expand_nf4(self.blocks.into_dispatch(), dtype))
     }
 
-    pub(crate) fn into_blocks(self) -> Tensor<2, Int> {
+    /// `W` with its columns times `factors`, which go into `absmax`.
+    ///
+    /// # Panics
+    /// If there is not one factor for each of the `d_output` columns.
+    pub fn scaled(self, factors: &[f32]) -> Self {
+        let [_, d_output] = self.dims();
+        assert_eq!(factors.len(), d_output, "there is one factor per column");
+        let (device, mut blocks) = (self.blocks.device(), self.blocks.into_data());
+        let [_, of_row] = blocks.shape().dims();
+        let words = blocks.as_mut_slice::<i32>().expect("blocks are words of 32 bits");
+        for (row, factor) in words.chunks_mut(of_row.max(1)).zip(factors) {
+            for absmax in row.iter_mut().step_by(WORDS) {
+                let scaled = f32::from_bits(absmax.cast_unsigned()) * factor;
+                *absmax = scaled.to_bits().cast_signed();
+            }
+        }
+        Self::of(Self::read(blocks, &device))
+    }
+
+    /// The blocks: `[d_output, d_input / 64 · 9]`, i32
+    pub fn into_blocks(self) -> Tensor<2, Int> {
         self.blocks
     }
 

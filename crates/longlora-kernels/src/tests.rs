@@ -65,6 +65,7 @@ fn kernels_write_into_rooms() {
     let (hidden, head) = (hidden.without_autodiff(), head.without_autodiff());
     let loss = || loss_and_gradient(hidden.clone(), head.clone(), &[1, 2, 3, 4, 5], 1.0, true);
     assert!(rooms(&|| drop(loss())) >= 2);
+    assert_eq!(rooms(&|| drop(nf4::weight([64, 3]).dequantize(DType::F32))), 1);
 }
 
 /// Values and gradients of both, for the same cotangent.

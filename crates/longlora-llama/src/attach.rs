@@ -143,11 +143,11 @@ impl Llama {
 
     /// For the generation of text: with the low-rank updates in the weights, so that each token takes one product, not three;
     /// but for weights in NF4, beside which they stay.
-    pub fn for_generation(self) -> Self {
-        let is_nf4 = |block: &Block| {
-            block.linears().iter().any(|linear| matches!(linear.base, Base::Nf4(_)))
-        };
-        if self.model.layers.iter().any(is_nf4) { self } else { self.merge() }
+    pub fn for_generation(mut self) -> Self {
+        for linear in self.model.layers.iter_mut().flat_map(Block::linears_mut) {
+            *linear = linear.clone().for_generation();
+        }
+        self
     }
 
     /// Puts the low-rank updates into the weights, which are rounded once if they are kept in bf16, and become f32 if they are

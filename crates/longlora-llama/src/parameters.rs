@@ -228,7 +228,8 @@ impl<S: FnMut(&str) -> Result<TensorData, LlamaError>> Restorer<'_, S> {
         let data = self.read(name, vec![d_output, nf4::width(words)], DType::F32)?;
         let data = nf4::quantize(&data).expect("its rows are of whole blocks");
         let device = param.lazy_device();
-        let read = |data: TensorData| Tensor::from_data(data, (&device, DType::I32));
+        let shape = param.lazy_shape();
+        let read = |data: TensorData| Nf4::read(data, &device).reshape(shape.clone());
         Ok(device.memory_persistent_allocations(data, read))
     }
 
@@ -352,9 +353,14 @@ impl ModuleMapper for Identifier {
     }
 
     fn map_float<const D: usize>(&mut self, mut param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.id = ParamId::from(fnv1a(&base_path(&self.path.join("."))));
+        param.id = identity(&self.path.join("."));
         param
     }
+}
+
+/// How checkpoints know the parameter at `path`.
+fn identity(path: &str) -> ParamId {
+    ParamId::from(fnv1a(&base_path(path)))
 }
 
 /// 64-bit FNV-1a: stable across platforms and versions, unlike the standard library's hasher.
@@ -362,4 +368,19 @@ fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By which checkpoints find the state of their parameters: a weight was named so before it could be kept otherwise.
+    #[test]
+    fn a_weight_keeps_the_identity_that_checkpoints_know() {
+        let path = "model.layers.0.self_attn.q_proj.base.Dense.weight";
+        assert_eq!(
+            identity(path),
+            ParamId::from(fnv1a("model.layers.0.self_attn.q_proj.base.weight"))
+        );
+    }
 }

@@ -8,6 +8,7 @@ use crate::block::Block;
 use crate::compute::ComputeType;
 use crate::llama::Llama;
 use crate::names::base_path;
+use crate::parameters::Selection;
 use crate::role::Role;
 
 /// How large matrices are kept: those of linear layers, the embedding table and the head. Everything else, and everything
@@ -53,10 +54,11 @@ impl WeightStorage {
         }
     }
 
-    /// `llama` with the layers that will be in NF4 made for it, without drawing what was never drawn.
+    /// `llama` with the layers made for NF4 that will be read so; what was read stays as it is.
     pub(crate) fn prepare(self, mut llama: Llama) -> Llama {
         if self == Self::Nf4 {
-            for linear in llama.model.layers.iter_mut().flat_map(Block::linears_mut) {
+            let linears = llama.model.layers.iter_mut().flat_map(Block::linears_mut);
+            for linear in linears.filter(|linear| !linear.base.is_read()) {
                 *linear = linear.clone().quantized();
             }
         }
@@ -64,17 +66,19 @@ impl WeightStorage {
     }
 }
 
-/// `llama` with room for its weights on its device, kept as `storage` says, and any numbers in them: for a rehearsal.
-pub fn with_room_for_weights(llama: Llama, storage: WeightStorage) -> Llama {
-    storage.prepare(llama).map(&mut Roomy { storage, path: vec![] })
+/// `llama` with room for its weights on its device, and any numbers in them: for a rehearsal. What `trained` selects is kept in f32,
+/// all else as `storage` says.
+pub fn with_room_for_weights(llama: Llama, storage: WeightStorage, trained: &Selection) -> Llama {
+    storage.prepare(llama).map(&mut Roomy { storage, trained, path: vec![] })
 }
 
-struct Roomy {
+struct Roomy<'a> {
     storage: WeightStorage,
+    trained: &'a Selection,
     path: Vec<String>,
 }
 
-impl ModuleMapper for Roomy {
+impl ModuleMapper for Roomy<'_> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }
@@ -84,18 +88,23 @@ impl ModuleMapper for Roomy {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let device = param.lazy_device();
-        let dtype = self.storage.of(&self.path.join("."), &device);
+        let (path, device) = (self.path.join("."), param.lazy_device());
+        let is_trained = self.trained.contains(&path);
+        let dtype = if is_trained { DType::F32 } else { self.storage.of(&path, &device) };
         let room = |shape: Shape| Tensor::empty(shape, (&device, dtype));
         let room = device.memory_persistent_allocations(param.lazy_shape(), room);
         let id = param.id;
-        param.transform_for_load(room, id).set_require_grad(false)
+        param.transform_for_load(room, id)
     }
 
     /// Blocks of NF4.
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         let device = param.lazy_device();
-        let room = |shape: Shape| Tensor::empty(shape, (&device, DType::I32));
+        // One row, as blocks are read.
+        let row = |shape: &Shape| Shape::new([shape.num_elements()]);
+        let room = |shape: Shape| {
+            Tensor::<1, Int>::empty(row(&shape), (&device, DType::I32)).reshape(shape)
+        };
         let room = device.memory_persistent_allocations(param.lazy_shape(), room);
         let id = param.id;
         param.transform_for_load(room, id)

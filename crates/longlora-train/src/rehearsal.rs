@@ -55,7 +55,9 @@ impl Rehearsal<'_> {
             return Ok(None);
         }
         refuse_large_tensors(&llama, self.training, self.length)?;
-        Ok(rehearsed(|| self.steps(with_room_for_weights(llama, self.weights), &device)))
+        Ok(rehearsed(|| {
+            self.steps(with_room_for_weights(llama, self.weights, self.selection), &device)
+        }))
     }
 
     fn steps(&self, llama: Llama, device: &Device) -> Option<(MemoryPlan, ByteSize)> {

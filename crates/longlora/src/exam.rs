@@ -66,8 +66,8 @@ impl ExamArgs {
         self.chat
     }
 
-    /// The model, stretched to `longest` tokens if it was asked for. Merged: an update of low rank costs little in
-    /// training, and two products per layer and token here.
+    /// The model, stretched to `longest` tokens if it was asked for. An update of low rank costs little in
+    /// training, and two products per layer and token here, so it is merged where the weights can take it.
     pub(crate) fn load(&self, longest: usize) -> Result<Examinee> {
         let stretch = self.model.stretch(Some(longest))?;
         let llama = self.model.load(self.weights.into(), Some(longest))?.for_generation();

@@ -103,7 +103,7 @@ impl Writer {
             "a --stop `` ends every text; give some text"
         );
         let tokenizer = model.tokenizer()?;
-        // Merged: an update of low rank costs little in training, and two products per layer and token here.
+        // An update of low rank costs little in training, and two products per layer and token here.
         let llama = model.load(writing.weights.into(), None)?.for_generation();
         let streaming = writing.streaming(llama.config.rope.max_position_embeddings)?;
         // Special tokens are in no text, so that no string would be found in it.

@@ -106,7 +106,7 @@ pub(super) fn forward_with_update(
     let ([d_input, d_output], [rank, _]) = (weight.shape().dims(), update.b.shape());
     let rows = x.len().checked_div(d_input).unwrap_or(0);
     if rows < FEW_ROWS {
-        return with_update(forward(x, weight), x, update);
+        return with_update(forward(x, weight), x, rows, update);
     }
     let (weight, x) = (Weight::of(weight), Matrix::of_rows(x, d_input));
     let chunk = rows_per_chunk(rows);
@@ -128,10 +128,11 @@ pub(super) fn forward_with_update(
 pub(super) fn with_update(
     mut out: Vec<f32>,
     x: &[f32],
+    rows: usize,
     update: &Update<'_>,
 ) -> (Vec<f32>, Vec<f32>) {
-    let ([d_input, rank], [_, d_output]) = (update.a.shape(), update.b.shape());
-    let mut low = vec![0.0; out.len() / d_output * rank];
+    let [d_input, rank] = update.a.shape();
+    let mut low = vec![0.0; rows * rank];
     product(&mut low, Matrix::of_rows(x, d_input), update.a, update.scale);
     add_product(&mut out, Matrix::of_rows(&low, rank), update.b, 1.0);
     (out, low)

@@ -92,11 +92,10 @@ impl RowBackend for Flex {
         if x.shape()[0] > narrow::MOST_ROWS {
             return Self::project_with_update(x, nf4::dequantize(&blocks), a, b, scale);
         }
-        let shape = [x.shape()[0], a.shape()[1], blocks.shape()[0]];
+        let [rows, rank, d_output] = [x.shape()[0], a.shape()[1], blocks.shape()[0]];
         let out = nf4::product(floats(&x), &blocks);
         let update = linear::update(&a, &b, scale);
-        let (out, low) = linear::with_update(out, floats(&x), &update);
-        let [rows, rank, d_output] = shape;
+        let (out, low) = linear::with_update(out, floats(&x), rows, &update);
         (tensor(out, Shape::new([rows, d_output])), tensor(low, Shape::new([rows, rank])))
     }
 }

@@ -1,16 +1,16 @@
 //! Weights in NF4.
 
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Tensor};
 
-use super::{check, device, error, frozen, gradient, random};
+use super::{check, device, error, frozen, gradient, guarded, random};
 use crate::nf4::{Nf4, quantize};
 use crate::{linear, linear_with_update, reference};
 
 /// `[d_input, d_output]`, of every kind of number.
-fn weight([d_input, d_output]: [usize; 2]) -> Nf4 {
+pub(super) fn weight([d_input, d_output]: [usize; 2]) -> Nf4 {
     let numbers = frozen([d_output, d_input], 0.1, 7).powi_scalar(3);
     let blocks = quantize(&numbers.to_data()).expect("rows are of whole blocks");
-    Nf4::of(Tensor::<2, Int>::from_data(blocks, (&device(), DType::I32)))
+    Nf4::of(Nf4::read(blocks, &device()))
 }
 
 /// One row, the most that are multiplied block by block, one more, chunks; one column, and more than a task has.
@@ -27,7 +27,8 @@ fn numbers_are_those_of_the_slow_way_to_the_bit() {
                 continue;
             }
             let expected = reference::dequantize(&weight, dtype).into_data();
-            assert_eq!(weight.clone().dequantize(dtype).into_data(), expected);
+            let found = guarded(|| weight.clone().dequantize(dtype).into_data());
+            assert_eq!(found, expected);
         }
     }
 }
@@ -58,13 +59,22 @@ fn an_update_beside_nf4_is_one_beside_its_numbers_with_every_gradient() {
     }
 }
 
+#[test]
+fn a_scaled_weight_is_that_of_its_scaled_columns() {
+    let factors: Vec<f32> = (0..7).map(|column| column as f32 - 2.5).collect();
+    let (scaled, plain) = (weight([128, 7]).scaled(&factors), weight([128, 7]));
+    let factors = Tensor::<1>::from_floats(factors.as_slice(), &device());
+    let expected = plain.dequantize(DType::F32) * factors.unsqueeze();
+    assert!(error(scaled.dequantize(DType::F32), expected) < 1e-6);
+}
+
 /// What the levels are for: weights as they are drawn, normal, lose a tenth of their size, and the layer as much.
 #[test]
 fn a_normal_weight_loses_a_tenth() {
     use burn::tensor::Distribution;
     let numbers = Tensor::<2>::random([96, 512], Distribution::Normal(0.0, 0.02), &device());
     let blocks = quantize(&numbers.to_data()).expect("rows are of whole blocks");
-    let kept = Nf4::of(Tensor::<2, Int>::from_data(blocks, (&device(), DType::I32)));
+    let kept = Nf4::of(Nf4::read(blocks, &device()));
     let kept = kept.dequantize(DType::F32).transpose();
     let size = |x: Tensor<2>| x.square().mean().sqrt().into_scalar::<f64>();
     let lost = size(kept.clone() - numbers.clone()) / size(numbers.clone());

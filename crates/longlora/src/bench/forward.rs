@@ -56,13 +56,14 @@ impl Forward {
         let peak = peak_memory_bytes().map(mebibytes);
         Answer {
             json: json!({
-                "mode": "eval", "device": self.device.to_string(), "attention": "full", "seq": tokens, "seconds": seconds.rounded(),
+                "mode": "eval", "device": self.device.to_string(), "attention": "full", "weights": self.subject.weights_name(), "seq": tokens, "seconds": seconds.rounded(),
                 "tokens_per_s": tokens_per_s, "peak_rss_mib": peak, "losses": losses,
                 "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
             }),
             words: format!(
-                "perplexity forward of {tokens} tokens, full attention: {median:.2} s, {tokens_per_s:.1} tokens/s, peak \
+                "perplexity forward of {tokens} tokens, full attention, weights in {}: {median:.2} s, {tokens_per_s:.1} tokens/s, peak \
                  {} MiB, {:.4} nats per token",
+                self.subject.weights_name(),
                 peak.unwrap_or_default(),
                 losses[0],
             ),

@@ -81,15 +81,16 @@ impl Memory {
         let [predicted, held] = [plan.predicted, held].map(|bytes| mebibytes(bytes.as_u64()));
         let (tokens, attention) = (self.window.tokens, self.window.name());
         let (kept, blocks) = (plan.execution.kept_blocks, plan.blocks);
+        let weights = format!("{:?}", self.weights).to_lowercase();
         let ratio = held as f64 / predicted as f64;
         Answer {
             json: json!({
-                "mode": "memory", "device": self.device.to_string(), "attention": attention, "seq": tokens,
+                "mode": "memory", "device": self.device.to_string(), "attention": attention, "weights": weights, "seq": tokens,
                 "kept_blocks": kept, "blocks": blocks, "predicted_mib": predicted, "held_mib": held,
                 "longlora": env!("CARGO_PKG_VERSION"),
             }),
             words: format!(
-                "training steps of {tokens} tokens, {attention}, rehearsed: {held} MiB on {}, {ratio:.2} of {predicted} MiB \
+                "training steps of {tokens} tokens, {attention}, weights in {weights}, rehearsed: {held} MiB on {}, {ratio:.2} of {predicted} MiB \
                  predicted, {kept} of {blocks} blocks kept",
                 self.device
             ),

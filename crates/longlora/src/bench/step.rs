@@ -65,16 +65,17 @@ impl Step {
         let group = self.window.group();
         Answer {
             json: json!({
-                "mode": "train", "device": self.device.to_string(), "attention": self.window.name(), "seq": tokens, "group": group,
+                "mode": "train", "device": self.device.to_string(), "attention": self.window.name(), "weights": self.subject.weights_name(), "seq": tokens, "group": group,
                 "budget_mib": plan.budget.map(|budget| mebibytes(budget.as_u64())), "kept_blocks": kept,
                 "blocks": blocks, "seconds": seconds.rounded(), "tokens_per_s": tokens_per_s,
                 "peak_rss_mib": peak, "held_mib": held, "predicted_mib": predicted, "losses": losses,
                 "threads": threads(), "longlora": env!("CARGO_PKG_VERSION"),
             }),
             words: format!(
-                "a training step of {tokens} tokens, {}: {median:.2} s, {tokens_per_s:.1} tokens/s, {what} {most} MiB of \
+                "a training step of {tokens} tokens, {}, weights in {}: {median:.2} s, {tokens_per_s:.1} tokens/s, {what} {most} MiB of \
                  {predicted} MiB predicted, {kept} of {blocks} blocks kept, losses {losses:.4?}",
                 group.map_or("full attention".to_owned(), |group| format!("groups of {group}")),
+                self.subject.weights_name(),
             ),
         }
     }

@@ -93,6 +93,11 @@ impl Subject {
         self.model.folder()
     }
 
+    /// As the command line names it.
+    pub(super) fn weights_name(&self) -> String {
+        format!("{:?}", self.weights).to_lowercase()
+    }
+
     /// How its matrices are kept, on a device that can.
     pub(super) fn weights(&self, device: &Device) -> Result<WeightStorage> {
         let weights = self.weights.into();
