@@ -287,17 +287,18 @@ mod tests {
         assert!(matches!(kept.base, Base::Nf4(_)) && kept.base.dims() == [128, D_OUTPUT]);
         assert!(kept.base.is_read(), "what was there is quantised at once");
         let dense = LoraLinear::new(kept.base.clone().dequantized());
-        for use_dora in [false, true] {
+        for (use_dora, dropout) in [(false, 0.0), (true, 0.0), (false, 0.4), (true, 0.4)] {
+            let config = UpdateConfig { dropout, ..update(2, use_dora) };
             let layers = [kept.clone(), dense.clone()].map(|layer| {
                 let mut random_a = ChaCha8Rng::seed_from_u64(3);
-                let mut layer = layer.attach(&update(2, use_dora), &mut random_a);
+                let mut layer = layer.attach(&config, &mut random_a);
                 let update = layer.update.as_mut().unwrap();
                 update.lora_b = Param::from_tensor(random([2, D_OUTPUT], 4, &device));
                 layer
             });
             let x = random([4, 128], 5, &device).require_grad();
             let results = layers.each_ref().map(|layer| {
-                let y = layer.forward(x.clone(), None);
+                let y = layer.forward(x.clone(), Some(Dropout::new(7)));
                 let gradients = y.clone().powi_scalar(2).sum().backward();
                 let [a, b] = layer.update.as_ref().map(|of| [&of.lora_a, &of.lora_b]).unwrap();
                 [Some(y), x.grad(&gradients), a.val().grad(&gradients), b.val().grad(&gradients)]

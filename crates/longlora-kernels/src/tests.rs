@@ -444,6 +444,17 @@ mod low_precision {
     }
 
     #[test]
+    fn of_a_layer_in_nf4() {
+        let weight = nf4::weight([128, 33]);
+        let factors = || [frozen([128, 8], 0.3, 3), frozen([8, 33], 0.3, 4)];
+        check(
+            [70, 128],
+            |x| linear_with_update(x, weight.clone(), factors(), 0.7),
+            |x| reference::linear_with_update(x, weight.clone(), factors(), 0.7),
+        );
+    }
+
+    #[test]
     fn of_head_and_loss() {
         for dtype in [DType::F16, DType::BF16] {
             if !device().supports_dtype(dtype) {
