@@ -32,8 +32,10 @@ pub struct Footprint {
     /// Gradients and AdamW's two moments of what is trained, all of it: of an embedding table that is not the head they
     /// are kept for the rows that occurred alone, and how many that will be is not known before.
     pub state: u64,
-    /// The logits that exist at a time, and on a GPU their gradients, with what a trained head takes beside them.
+    /// The logits that exist at a time in a micro-batch, and on a GPU their gradients, with what a trained head takes beside them.
     pub logits: u64,
+    /// The gradient of a trained table that is the head, once more: a micro-batch lays it out as the table lies.
+    pub turned: u64,
     /// Blocks.
     pub blocks: usize,
     /// Per token: the input of a block.
@@ -78,6 +80,7 @@ impl Footprint {
             widened: (kept.largest_narrow * F32) as u64,
             state: (3 * trainable.total() * F32) as u64,
             logits: logits(llama, selection) as u64,
+            turned: turned(llama, selection) as u64,
             blocks: blocks.len(),
             input: (hidden * activation) as u64,
             per_token: (7 * hidden * activation) as u64,
@@ -117,7 +120,8 @@ impl Footprint {
         let inputs = if inputs_away { kept_blocks.max(2).min(self.blocks) } else { self.blocks };
         let per_token = self.per_token + inputs as u64 * self.input;
         let state = self.state + (gradients as u64 - 1) * trained;
-        let steady = self.weights + widened + state + self.logits + all * per_token;
+        let of_head = micro_batches * (self.logits + self.turned);
+        let steady = self.weights + widened + state + of_head + all * per_token;
         (steady + kept.max(again) + tile * self.inside_mlp).max(saving)
     }
 }
@@ -140,6 +144,12 @@ fn logits(llama: &Llama, selection: &Selection) -> usize {
         false => 0,
     };
     at_once * (F32 + activation) + of_head
+}
+
+fn turned(llama: &Llama, selection: &Selection) -> usize {
+    let is_trained = selection.contains("model.embed_tokens.weight");
+    let table = llama.config.hidden_size * llama.config.vocab_size * F32;
+    if llama.lm_head.is_none() && is_trained { table } else { 0 }
 }
 
 /// Parameters as they are kept.
@@ -283,6 +293,7 @@ mod tests {
         widened: 10,
         state: 300,
         logits: 7,
+        turned: 19,
         blocks: 4,
         input: 2,
         per_token: 3,
@@ -297,7 +308,7 @@ mod tests {
     fn check(footprint: Footprint, kept: usize, away: bool, inputs: u64, of_blocks: u64) {
         let per_token = 10_000 * (3 + 2 * inputs);
         let inside_tiles = 2 * 4_096 * 13;
-        let expected = 1_000 + 2 * 10 + 500 + 7 + per_token + of_blocks + inside_tiles;
+        let expected = 1_000 + 2 * 10 + 500 + 2 * (7 + 19) + per_token + of_blocks + inside_tiles;
         let found = footprint.peak(2, 5_000, 3, kept, away);
         assert_eq!(found, expected, "{kept} blocks kept, inputs away: {away}");
     }
@@ -313,13 +324,13 @@ mod tests {
         check(SMALL, 0, true, 2, run_again);
         check(SMALL, 3, true, 3, 3 * of_a_block);
         check(Footprint { blocks: 1, ..SMALL }, 0, true, 1, run_again);
-        assert_eq!(SMALL.peak(2, 5_000, 3, 1, false), 378_023);
+        assert_eq!(SMALL.peak(2, 5_000, 3, 1, false), 378_068);
     }
 
     /// Of ten tokens, which are less than a tile.
     #[test]
     fn a_short_text_is_one_tile_and_to_save_many_moments_takes_more_than_its_step() {
-        let step = 1_000 + 10 + 300 + 7 + 10 * (3 + 4 * 2) + 10 * (5 + 11) + 10 * 13;
+        let step = 1_000 + 10 + 300 + 7 + 19 + 10 * (3 + 4 * 2) + 10 * (5 + 11) + 10 * 13;
         assert_eq!(SMALL.peak(1, 10, 1, 0, false), step);
         let many = Footprint { state: 300_000, ..SMALL };
         assert_eq!(many.peak(1, 10, 1, 0, false), 1_000 + 4 * 100_000);

@@ -65,6 +65,7 @@ pub use footprint::Footprint;
 pub use generate::{GenerateOptions, Generated, StopReason};
 pub use gguf::save_gguf;
 pub use largest_tensor::largest_tensor;
+pub use linears::LayersInNf4;
 pub use llama::{Llama, LlamaModel};
 pub use longlora_kernels::{
     LossAndGradient, device_buffer, device_memory, loss_and_gradient, pull_back, rehearsed,

@@ -1,5 +1,7 @@
 //! In which type the weights of a model are kept.
 
+use std::fmt;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,17 @@ pub enum WeightStorage {
     /// 4.5 bits per number of the linear layers of blocks: NF4, as QLoRA keeps them (arXiv:2305.14314). The embedding table, the
     /// head, and layers whose rows are not of whole blocks are kept in bf16, where the device has it, or else in f32.
     Nf4,
+}
+
+/// As options and settings name it.
+impl fmt::Display for WeightStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Nf4 => "nf4",
+        })
+    }
 }
 
 impl WeightStorage {

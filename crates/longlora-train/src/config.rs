@@ -47,7 +47,7 @@ pub struct ModelConfig {
     /// A Hugging Face folder: `config.json`, safetensors, `tokenizer.json`.
     pub path: PathBuf,
     /// How its matrices are kept: `f32`; `bf16`, which takes half the memory and rounds what the file does not hold in bf16; or
-    /// `nf4`, which takes a seventh. What is trained is f32 either way.
+    /// `nf4`, which keeps layers in a seventh. What is trained is f32 either way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weights: WeightStorage,
     /// The model of the Hugging Face hub that lies at `path`, if that is the cache: adapters name it so, and mean the same on
@@ -292,7 +292,7 @@ impl FinetuneConfig {
         if self.adapters.is_none() && self.model.weights != WeightStorage::F32 {
             return Err(TrainError::Value {
                 key: "model.weights",
-                value: format!("{:?}", self.model.weights).to_lowercase(),
+                value: self.model.weights.to_string(),
                 needed: "full fine-tuning freezes nothing that could be kept in less memory; use f32",
             });
         }

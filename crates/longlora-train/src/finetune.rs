@@ -185,7 +185,7 @@ fn write_adapter(
     run: &RunFolder,
 ) -> Result<(), TrainError> {
     let (model, length) = (&config.model, config.context.length);
-    let facts = AdapterFacts::new(llama, adapters, length, config.attention);
+    let facts = AdapterFacts::new(llama, adapters, length, config.attention).beside(model.weights);
     let base = model.fetched.clone().unwrap_or_else(|| BaseModel::at(&model.path));
     Ok(save_adapter(llama, adapters, &facts, &base, &run.adapter())?)
 }

@@ -34,10 +34,10 @@ pub(crate) struct AdapterArgs {
     /// Share of a layer's input that is dropped before the low-rank updates [default: 0]
     #[arg(long, value_name = "PROBABILITY")]
     lora_dropout: Option<f64>,
-    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj [default: the
-    /// first four]
-    #[arg(long, value_name = "MODULE,…", value_delimiter = ',')]
-    lora_target: Option<Vec<TargetModule>>,
+    /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; or all-linear,
+    /// which is all of them [default: the first four]
+    #[arg(long, value_name = "MODULE,…", value_delimiter = ',', value_parser = target)]
+    lora_target: Option<Vec<Target>>,
     /// Scale them by alpha / √rank: rank-stabilized LoRA
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     use_rslora: Option<bool>,
@@ -91,7 +91,7 @@ impl AdapterArgs {
             lora.use_rslora = self.use_rslora.unwrap_or(lora.use_rslora);
             lora.use_dora = self.use_dora.unwrap_or(lora.use_dora);
             if let Some(targets) = &self.lora_target {
-                lora.target_modules.clone_from(targets);
+                lora.target_modules = modules(targets);
             }
         }
         config.norms = self.train_norm.unwrap_or(config.norms);
@@ -124,5 +124,47 @@ impl AdapterArgs {
             || self.lora_target.is_some()
             || self.use_rslora == Some(true)
             || self.use_dora == Some(true)
+    }
+}
+
+/// What `--lora-target` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Module(TargetModule),
+    /// PEFT's `all-linear`.
+    AllLinear,
+}
+
+fn target(name: &str) -> Result<Target, String> {
+    if name == "all-linear" {
+        return Ok(Target::AllLinear);
+    }
+    name.parse().map(Target::Module).map_err(|error| format!("{error}, and all-linear"))
+}
+
+fn modules(targets: &[Target]) -> Vec<TargetModule> {
+    let module = |target: &Target| match target {
+        Target::Module(module) => Some(*module),
+        Target::AllLinear => None,
+    };
+    let named: Option<Vec<_>> = targets.iter().map(module).collect();
+    named.unwrap_or_else(|| TargetModule::ALL.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_linear_is_every_layer_whatever_stands_beside_it() {
+        let of = |names: &[&str]| {
+            let targets: Vec<_> = names.iter().map(|name| target(name).unwrap()).collect();
+            modules(&targets)
+        };
+        assert_eq!(of(&["all-linear"]), TargetModule::ALL);
+        assert_eq!(of(&["v_proj", "all-linear"]), TargetModule::ALL);
+        assert_eq!(of(&["v_proj", "q_proj"]), [TargetModule::VProj, TargetModule::QProj]);
+        let error = target("all").unwrap_err();
+        assert!(error.contains("`all`") && error.contains("all-linear"), "{error}");
     }
 }

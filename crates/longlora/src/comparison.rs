@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use longlora_adapters::RopeKind;
 use longlora_attention::AttentionPattern;
 use longlora_eval::{PerplexityConfig, PerplexityTable, Protocol, context_gain, paired_difference};
-use longlora_llama::{Llama, LlamaConfig};
+use longlora_llama::{Llama, LlamaConfig, WeightStorage};
 use longlora_train::{FinetuneConfig, RunFolder};
 
 use crate::model::{load_stretched, stretched, with_adapter};
@@ -21,6 +21,7 @@ const SPARSE: &str = "fine-tuned, sparse attention";
 pub(crate) struct Comparison {
     pub(crate) table: PerplexityTable,
     longest: usize,
+    weights: WeightStorage,
 }
 
 impl Comparison {
@@ -65,12 +66,18 @@ impl Comparison {
         if config.attention != full {
             row(SPARSE, &fine_tuned, config.attention)?;
         }
-        Ok(Self { table, longest })
+        Ok(Self { table, longest, weights: config.model.weights })
     }
 
     /// One sentence per question that a reader has.
     pub(crate) fn findings(&self) -> Result<Vec<String>> {
         let mut findings = vec![];
+        if self.weights != WeightStorage::F32 {
+            findings.push(format!(
+                "All rows are of weights in {}, the untouched model's, too.",
+                self.weights
+            ));
+        }
         for (what, other) in [("position interpolation", LINEAR), ("YaRN", YARN)] {
             let (Some(ours), Some(theirs)) =
                 (self.table.get(FULL, self.longest), self.table.get(other, self.longest))

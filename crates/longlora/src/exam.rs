@@ -7,6 +7,7 @@ use clap::Args;
 use longlora_adapters::RopeKind;
 use longlora_data::ChatTemplate;
 use longlora_eval::{Answer, Examinee, Prompter, Question, Results, exam};
+use longlora_llama::WeightStorage;
 
 use crate::fingerprint::fingerprint;
 use crate::model::{ModelArgs, WeightKind};
@@ -22,7 +23,7 @@ const RESULTS: &str = "results";
 pub(crate) struct ExamArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh for the layers
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// Ask as a user in a chat, by the model's chat template, instead of as a text to continue
@@ -72,7 +73,7 @@ impl ExamArgs {
         let stretch = self.model.stretch(Some(longest))?;
         let llama = self.model.load(self.weights.into(), Some(longest))?.for_generation();
         let (name, key) = (self.name(stretch), self.key(stretch)?);
-        let weights = Some(format!("{:?}", self.weights).to_lowercase());
+        let weights = Some(WeightStorage::from(self.weights).to_string());
         let adapter = self.model.adapter().map(short_hash).transpose()?;
         let room = llama.config.rope.max_position_embeddings;
         Ok(Examinee { llama, name, weights, adapter, key, room })

@@ -19,7 +19,7 @@ use crate::device::{DeviceArgs, description};
 use crate::embedded;
 use crate::going_on::{after_full_disk, resumption};
 use crate::model::{
-    WeightKind, announce_weights, fetched, model_folder, refuse_needless_scaling,
+    WeightKind, announce_nf4, announce_weights, fetched, model_folder, refuse_needless_scaling,
     refuse_unsupported,
 };
 use crate::pattern::PatternArgs;
@@ -79,7 +79,7 @@ pub(crate) struct Finetune {
     /// Hugging Face model folder or GGUF file, or the name of a model that `longlora fetch` has fetched
     #[arg(long, value_name = "PATH|OWNER/NAME")]
     model: Option<PathBuf>,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh, as in QLoRA; what is trained stays f32 [default: f32]
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh for the layers, as in QLoRA; what is trained stays f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightKind>,
     /// Training text: a .txt or .md file; a .jsonl, .jsonl.gz or .json file of objects with `text`, `messages`,
@@ -414,6 +414,7 @@ fn announce(config: &FinetuneConfig, base: &LlamaConfig, device: &Device) -> Tra
         ));
     }
     say(&format!("{trainable}"));
+    announce_nf4(&llama, config.model.weights);
     trainable
 }
 

@@ -12,8 +12,8 @@ use clap::{Args, ValueEnum};
 use longlora_adapters::{RopeKind, RopeScaling};
 use longlora_data::Tokenizer;
 use longlora_llama::{
-    AdapterFacts, BaseModel, Llama, LlamaConfig, WeightStorage, load_adapter, load_pretrained_as,
-    model_files,
+    AdapterFacts, BaseModel, LayersInNf4, Llama, LlamaConfig, WeightStorage, load_adapter,
+    load_pretrained_as, model_files,
 };
 
 use crate::count::tokens;
@@ -144,7 +144,20 @@ impl ModelArgs {
         }
         let device = self.device.open()?;
         refuse_unsupported(weights, &device)?;
+        self.tell_if_trained_beside_others(weights)?;
         load_stretched(&model, weights, stretch, &device, self.adapter.as_deref())
+    }
+
+    /// Says so, if the adapter was trained beside the same weights kept otherwise.
+    fn tell_if_trained_beside_others(&self, weights: WeightStorage) -> Result<()> {
+        let facts = self.adapter.as_deref().map(AdapterFacts::read).transpose()?.flatten();
+        let trained = facts.map_or(weights, |facts| facts.trained_beside());
+        if trained != weights {
+            say(&format!(
+                "the adapter was trained beside weights in {trained}, and stands beside weights in {weights} here"
+            ));
+        }
+        Ok(())
     }
 
     /// The scaling that was asked for, and how far it leads. Refuses a folder that is no adapter's, and one that has its own
@@ -217,6 +230,7 @@ pub(crate) fn load_stretched(
 ) -> Result<Llama> {
     announce_weights(model);
     let llama = load_pretrained_as(model, weights, device)?;
+    announce_nf4(&llama, weights);
     let llama = match stretch {
         None => llama,
         Some((kind, length)) => stretched(llama, kind, length)?,
@@ -234,6 +248,14 @@ pub(crate) fn announce_weights(model: &Path) {
     let size = ByteSize(sizes.sum());
     if size >= MANY_BYTES {
         say(&format!("reading {} of weights from {}", size.display().iec(), model.display()));
+    }
+}
+
+/// Says which of the layers are in NF4, if any were to be.
+pub(crate) fn announce_nf4(llama: &Llama, weights: WeightStorage) {
+    if weights == WeightStorage::Nf4 {
+        let LayersInNf4 { fitting, all } = llama.layers_in_nf4();
+        say(&format!("{fitting} of {all} layers are in nf4, all other matrices in bf16 at best"));
     }
 }
 

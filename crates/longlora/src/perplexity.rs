@@ -10,7 +10,7 @@ use longlora_eval::{
     Divergence, Grid, Measurement, PerplexityConfig, PerplexityTable, PositionBin, Protocol,
     divergence, perplexity,
 };
-use longlora_llama::Llama;
+use longlora_llama::{Llama, WeightStorage};
 
 use crate::count::refuse_twice;
 use crate::model::{ModelArgs, WeightKind};
@@ -28,7 +28,7 @@ const MODEL: &str = "model";
 pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelArgs,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh for the layers
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// What to measure on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of
@@ -103,6 +103,7 @@ impl Perplexity {
     fn show(&self, table: &PerplexityTable, divergences: &[Divergence]) -> Result<()> {
         if self.json {
             let mut json = serde_json::to_value(table)?;
+            json["weights"] = WeightStorage::from(self.weights).to_string().into();
             if self.divergence {
                 json["divergences"] = serde_json::to_value(divergences)?;
             }

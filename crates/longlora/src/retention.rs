@@ -29,7 +29,7 @@ pub(crate) struct RetentionCheck {
     /// The model as it was before, if --model is a fine-tuned one without an adapter, such as the `model` of a run with --full
     #[arg(long, value_name = "PATH|OWNER/NAME", conflicts_with = "adapter")]
     base: Option<PathBuf>,
-    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh
+    /// How the matrices of the model are kept: bf16 takes half the memory of f32, nf4 a seventh for the layers
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// What to measure on: a .txt, .md, .jsonl or .jsonl.gz (field `text`), .json or .bin (token ids) file, or a folder of

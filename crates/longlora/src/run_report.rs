@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use longlora_eval::{Cost, LossCurve, PerplexityTable, Report};
 use longlora_gguf::is_gguf;
-use longlora_llama::Trainable;
+use longlora_llama::{Trainable, WeightStorage};
 use longlora_train::{FinetuneConfig, RunFolder, StepReport};
 
 use crate::comparison::Comparison;
@@ -63,7 +63,11 @@ fn passkeys_of(config: &FinetuneConfig, run: &RunFolder) -> String {
         }
         None => format!("--model {}", typed(&run.model())),
     };
-    command(&format!("eval passkey {model} --lengths {}", config.context.length))
+    let weights = match config.model.weights {
+        WeightStorage::F32 => String::new(),
+        weights => format!(" --weights {weights}"),
+    };
+    command(&format!("eval passkey {model} --lengths {}{weights}", config.context.length))
 }
 
 fn facts(
@@ -74,6 +78,7 @@ fn facts(
 ) -> Vec<(String, String)> {
     let facts = [
         ("model", config.model.path.display().to_string()),
+        ("weights, in every row", config.model.weights.to_string()),
         ("data", config.data.path.display().to_string()),
         ("text to measure on", text),
         (

@@ -22,7 +22,7 @@ const SINKS: usize = 4;
 /// How text is written.
 #[derive(Args)]
 pub(crate) struct WritingArgs {
-    /// How the matrices of the model are kept, an adapter merged into them: bf16 takes half the memory of f32; nf4 a seventh, with the adapter beside them
+    /// How the matrices of the model are kept, an adapter merged into them: bf16 takes half the memory of f32; nf4 a seventh for the layers, with the adapter beside them
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     weights: WeightKind,
     /// 0 takes the likeliest token, 1 draws one as the model has learnt, what lies between draws more carefully

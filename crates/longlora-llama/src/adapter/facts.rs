@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{OUR_CONFIG, PEFT_CONFIG, read_json};
 use crate::error::LlamaError;
 use crate::llama::Llama;
+use crate::storage::WeightStorage;
 
 /// What an adapter needs to be used as it was trained, and PEFT does not record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct AdapterFacts {
     training_pattern: AttentionPattern,
     rope: RopeConfig,
     rope_offset: Option<RopeOffsetConfig>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    trained_beside: WeightStorage,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl AdapterFacts {
@@ -35,7 +42,13 @@ impl AdapterFacts {
             training_pattern,
             rope: llama.config.rope.clone(),
             rope_offset: config.rope_offset,
+            trained_beside: WeightStorage::default(),
         }
+    }
+
+    /// The same of a model whose frozen weights were kept so.
+    pub fn beside(self, weights: WeightStorage) -> Self {
+        Self { trained_beside: weights, ..self }
     }
 
     /// Reads what stands beside an adapter, whose folder is checked to be one; `None` for an adapter of PEFT's own.
@@ -72,6 +85,11 @@ impl AdapterFacts {
     /// Position embedding of training: to be used at inference, too.
     pub fn rope(&self) -> &RopeConfig {
         &self.rope
+    }
+
+    /// How the frozen weights were kept in training.
+    pub fn trained_beside(&self) -> WeightStorage {
+        self.trained_beside
     }
 
     /// Learnable offsets, if there are any.

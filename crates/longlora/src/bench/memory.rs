@@ -81,7 +81,7 @@ impl Memory {
         let [predicted, held] = [plan.predicted, held].map(|bytes| mebibytes(bytes.as_u64()));
         let (tokens, attention) = (self.window.tokens, self.window.name());
         let (kept, blocks) = (plan.execution.kept_blocks, plan.blocks);
-        let weights = format!("{:?}", self.weights).to_lowercase();
+        let weights = WeightStorage::from(self.weights).to_string();
         let ratio = held as f64 / predicted as f64;
         Answer {
             json: json!({

@@ -95,7 +95,7 @@ impl Subject {
 
     /// As the command line names it.
     pub(super) fn weights_name(&self) -> String {
-        format!("{:?}", self.weights).to_lowercase()
+        WeightStorage::from(self.weights).to_string()
     }
 
     /// How its matrices are kept, on a device that can.
