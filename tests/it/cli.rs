@@ -323,10 +323,18 @@ fn check_weights(weights: &str) {
     let output = longlora(here, &["finetune", "--resume", "run"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 
-    let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter"];
-    let more = ["--data", "ids.json", "--lengths", "256", "--weights", weights];
-    let output = longlora(here, &[&eval[..], &more].concat());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let facts = json(&here.join("run/adapter/longlora.json"));
+    assert_eq!(facts["trained_beside"], weights);
+    for (kept, is_told) in [(weights, false), ("f32", true)] {
+        let eval = ["eval", "perplexity", "--model", model, "--adapter", "run/adapter"];
+        let more = ["--data", "ids.json", "--lengths", "256", "--json", "--weights", kept];
+        let output = longlora(here, &[&eval[..], &more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let measured: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(measured["weights"], kept);
+        let told = text(&output.stderr).contains(&format!("trained beside weights in {weights}"));
+        assert_eq!(told, is_told, "{}", text(&output.stderr));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use longlora_adapters::RopeKind;
-use longlora_llama::{Llama, LlamaConfig, count_trainable};
+use longlora_llama::{Llama, LlamaConfig, WeightStorage, count_trainable};
 use longlora_train::{FinetuneConfig, FolderLock, HeldOut, RunFolder};
 
 use crate::comparison::{default_lengths, refuse_short};
@@ -22,7 +22,7 @@ use crate::count::any_number;
 use crate::device::DeviceArgs;
 use crate::embedded;
 use crate::fingerprint::fingerprint;
-use crate::model::{fetched, load_stretched, model_folder};
+use crate::model::{WeightKind, fetched, load_stretched, model_folder, refuse_unsupported};
 use crate::places::refuse_within;
 use crate::{print, say};
 use data::Text;
@@ -73,6 +73,10 @@ pub(crate) struct Compare {
     /// Peak learning rate of full fine-tuning [default: that of norms and embeddings]
     #[arg(long, value_name = "RATE")]
     full_learning_rate: Option<f64>,
+    /// How the matrices of the model are kept, in training and in every measurement: bf16 takes half the memory of f32, nf4 a
+    /// seventh for the layers; without full fine-tuning, which freezes none
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    weights: WeightKind,
     /// Text to measure on, instead of the last 5 % of the training text
     #[arg(long, value_name = "PATH")]
     eval_data: Option<PathBuf>,
@@ -122,7 +126,7 @@ impl Compare {
         refuse_short("--eval-lengths", &self.eval_lengths)?;
         let chosen = self.chosen()?;
         let config = self.config()?;
-        self.device.open()?;
+        refuse_unsupported(config.model.weights, &self.device.open()?)?;
         let is_new = !self.out.exists();
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create `{}`", self.out.display()))?;
@@ -255,6 +259,14 @@ impl Compare {
                     let mut config = config.clone();
                     change(&mut config);
                     self.rate_of_full(&mut config);
+                    let weights = config.model.weights;
+                    if config.adapters.is_none() && weights != WeightStorage::F32 {
+                        say(&format!(
+                            "{} is left out: it freezes no weights that could be kept in {weights}",
+                            method.title
+                        ));
+                        continue;
+                    }
                     config.validate()?;
                     Some(config)
                 }
@@ -331,6 +343,7 @@ impl Compare {
         if let Some(path) = &self.eval_data {
             config.data.held_out = HeldOut::Path(path.clone());
         }
+        config.model.weights = self.weights.into();
         config.context.length = self.context_length.unwrap_or(config.context.length);
         config.context.rope_scaling = self.rope_scaling;
         let training = &mut config.training;

@@ -126,6 +126,7 @@ impl Summary {
                 ),
             ),
             ("RoPE scaling of the trained methods", config.context.rope_scaling.to_string()),
+            ("weights", config.model.weights.to_string()),
             ("device", device.to_owned()),
             ("longlora", env!("CARGO_PKG_VERSION").to_owned()),
         ];
