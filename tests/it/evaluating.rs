@@ -349,3 +349,12 @@ fn a_model_without_a_chat_template_is_asked_with_text_alone() {
     let args = ["eval", "passkey", "--model", tiny.to_str().unwrap(), "--lengths", "100"];
     check_mistake(folder.path(), &args, &["tokenizer"]);
 }
+
+/// What freezes nothing cannot be compared in few bits: left out, or refused where it was asked for by its name.
+#[test]
+fn methods_are_compared_in_few_bits_but_for_full_fine_tuning() {
+    let folder = TempDir::new().unwrap();
+    let compare =
+        ["compare", "--out", "c", "--steps", "2", "--weights", "nf4", "--methods", "full"];
+    check_mistake(folder.path(), &compare, &["`nf4`", "--weights f32"]);
+}

@@ -78,7 +78,8 @@ impl Base {
         bias.as_ref().map(Param::val)
     }
 
-    /// The layer in NF4, if its rows are of whole blocks, or else as it is. What was never drawn stays so; what was is gone.
+    /// The layer in NF4, if its rows are of whole blocks, or else as it is. A weight that is there is quantised at once, and
+    /// freed; one that was never drawn is quantised when it is.
     pub fn quantized(self) -> Self {
         let [d_input, d_output] = self.dims();
         let device = self.device();

@@ -35,7 +35,7 @@ pub(crate) struct AdapterArgs {
     #[arg(long, value_name = "PROBABILITY")]
     lora_dropout: Option<f64>,
     /// Layers that get one, separated by commas: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; or all-linear,
-    /// which is all of them [default: the first four]
+    /// which is all of them; of a mixture of experts the first four alone [default: the first four]
     #[arg(long, value_name = "MODULE,…", value_delimiter = ',', value_parser = target)]
     lora_target: Option<Vec<Target>>,
     /// Scale them by alpha / √rank: rank-stabilized LoRA

@@ -151,8 +151,8 @@ impl ModelArgs {
     /// Says so, if the adapter was trained beside the same weights kept otherwise.
     fn tell_if_trained_beside_others(&self, weights: WeightStorage) -> Result<()> {
         let facts = self.adapter.as_deref().map(AdapterFacts::read).transpose()?.flatten();
-        let trained = facts.map_or(weights, |facts| facts.trained_beside());
-        if trained != weights {
+        let trained = facts.and_then(|facts| facts.trained_beside());
+        if let Some(trained) = trained.filter(|trained| *trained != weights) {
             say(&format!(
                 "the adapter was trained beside weights in {trained}, and stands beside weights in {weights} here"
             ));
@@ -251,11 +251,17 @@ pub(crate) fn announce_weights(model: &Path) {
     }
 }
 
-/// Says which of the layers are in NF4, if any were to be.
+/// Says how many of the layers are in NF4, if any were to be; once.
 pub(crate) fn announce_nf4(llama: &Llama, weights: WeightStorage) {
+    static SAID: Once = Once::new();
     if weights == WeightStorage::Nf4 {
         let LayersInNf4 { fitting, all } = llama.layers_in_nf4();
-        say(&format!("{fitting} of {all} layers are in nf4, all other matrices in bf16 at best"));
+        SAID.call_once(|| {
+            say(&format!(
+                "{fitting} of {all} linear layers are kept in nf4, the other frozen matrices in bf16, or f32 where the device has \
+                 none"
+            ));
+        });
     }
 }
 

@@ -20,12 +20,8 @@ pub struct AdapterFacts {
     training_pattern: AttentionPattern,
     rope: RopeConfig,
     rope_offset: Option<RopeOffsetConfig>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    trained_beside: WeightStorage,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trained_beside: Option<WeightStorage>,
 }
 
 impl AdapterFacts {
@@ -42,13 +38,13 @@ impl AdapterFacts {
             training_pattern,
             rope: llama.config.rope.clone(),
             rope_offset: config.rope_offset,
-            trained_beside: WeightStorage::default(),
+            trained_beside: None,
         }
     }
 
     /// The same of a model whose frozen weights were kept so.
     pub fn beside(self, weights: WeightStorage) -> Self {
-        Self { trained_beside: weights, ..self }
+        Self { trained_beside: Some(weights), ..self }
     }
 
     /// Reads what stands beside an adapter, whose folder is checked to be one; `None` for an adapter of PEFT's own.
@@ -87,8 +83,8 @@ impl AdapterFacts {
         &self.rope
     }
 
-    /// How the frozen weights were kept in training.
-    pub fn trained_beside(&self) -> WeightStorage {
+    /// How the frozen weights were kept in training, if that was noted.
+    pub fn trained_beside(&self) -> Option<WeightStorage> {
         self.trained_beside
     }
 

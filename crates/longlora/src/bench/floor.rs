@@ -58,7 +58,7 @@ impl Floor {
         let device = self.device.open()?;
         let before = square_rate(self.repeat, &device)?;
         let (plan, seconds) = match self.steps {
-            0 => (self.plan(&config, &device), None),
+            0 => (self.plan(&config, &device)?, None),
             steps => {
                 let taken = Steps::take(&self.subject, &self.window, self.memory, steps, &device)?;
                 (taken.plan, Some(taken.seconds().median()))
@@ -72,10 +72,12 @@ impl Floor {
     }
 
     /// How much would be kept; no weight is drawn for it.
-    fn plan(&self, config: &LlamaConfig, device: &Device) -> MemoryPlan {
-        let llama = config.init(device).attach(&adapters(), 0);
+    fn plan(&self, config: &LlamaConfig, device: &Device) -> Result<MemoryPlan> {
+        let weights = self.subject.weights(device)?;
+        let llama = config.init(device).computing_in(weights.compute_on(device));
+        let (llama, training) = (llama.attach(&adapters(), 0), training(self.memory, 1));
         let selection = Selection::Adapter(adapters());
-        MemoryPlan::new(&llama, &selection, &training(self.memory, 1), self.window.tokens)
+        Ok(MemoryPlan::kept_as(weights, &llama, &selection, &training, self.window.tokens))
     }
 
     fn request(&self, config: &LlamaConfig, plan: &MemoryPlan) -> Result<Request> {
@@ -97,7 +99,8 @@ impl Floor {
             .collect();
         let Standing { work, plan, rate, seconds } = standing;
         json!({
-            "mode": "floor", "device": self.device.to_string(), "attention": self.window.name(), "seq": self.window.tokens,
+            "mode": "floor", "device": self.device.to_string(), "attention": self.window.name(),
+            "weights": self.subject.weights_name(), "seq": self.window.tokens,
             "group": self.window.group(), "kept_blocks": plan.execution.kept_blocks,
             "blocks": plan.blocks, "gflop_per_s": rate / 1e9, "parts": parts,
             "flop": work.total().flop, "bytes": work.total().bytes,
@@ -115,8 +118,9 @@ impl Floor {
             group.map_or("full attention".to_owned(), |group| format!("groups of {group}"));
         let execution = standing.plan.execution;
         let head = format!(
-            "one training step of {} tokens, {attention}, {} of {} blocks kept, at {:.1} GFLOP/s",
+            "one training step of {} tokens, {attention}, weights in {}, {} of {} blocks kept, at {:.1} GFLOP/s",
             self.window.tokens,
+            self.subject.weights_name(),
             execution.kept_blocks,
             standing.plan.blocks,
             standing.rate / 1e9,

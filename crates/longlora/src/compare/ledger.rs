@@ -111,6 +111,7 @@ fn why(key: &str) -> &'static str {
             " (if neither the text nor --eval-tokens is another, an earlier version shared the tokens among all documents, also \
              those that are too short)"
         }
+        "base model" => " (if the model is no other, --weights is)",
         _ => "",
     }
 }

@@ -261,6 +261,12 @@ impl Compare {
                     self.rate_of_full(&mut config);
                     let weights = config.model.weights;
                     if config.adapters.is_none() && weights != WeightStorage::F32 {
+                        let named = self.methods.iter().any(|name| name == method.name);
+                        ensure!(
+                            !named && self.full_learning_rate.is_none(),
+                            "{} freezes no weights that could be kept in `{weights}`; leave it out, or give --weights f32",
+                            method.title
+                        );
                         say(&format!(
                             "{} is left out: it freezes no weights that could be kept in {weights}",
                             method.title
