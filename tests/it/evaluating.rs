@@ -350,9 +350,9 @@ fn a_model_without_a_chat_template_is_asked_with_text_alone() {
     check_mistake(folder.path(), &args, &["tokenizer"]);
 }
 
-/// What freezes nothing cannot be compared in few bits: left out, or refused where it was asked for by its name.
+/// It freezes nothing that could be.
 #[test]
-fn methods_are_compared_in_few_bits_but_for_full_fine_tuning() {
+fn full_fine_tuning_is_not_compared_in_few_bits() {
     let folder = TempDir::new().unwrap();
     let compare =
         ["compare", "--out", "c", "--steps", "2", "--weights", "nf4", "--methods", "full"];
