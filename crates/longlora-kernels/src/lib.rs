@@ -5,8 +5,8 @@
 //! | [`rms_norm`] | `x / √(mean(x²) + ε) · γ` | `x`, `γ` |
 //! | [`rotate`] | half-split pairs turned by an angle per position and frequency | `x` if the angles are trained, and the angles |
 //! | [`swiglu`] | `silu(gate) · up` | `gate`, `up` |
-//! | [`linear()`] | `x·W` | `x` if `W` is trained, and `W` |
-//! | [`linear_with_update`] | `x·W + scale·(x·A)·B` | `x`, `x·A`, and the matrices |
+//! | [`linear()`] | `x·W`, `W` in f32, bf16 or [NF4](nf4) | `x` if `W` is trained, and `W` as it is kept |
+//! | [`linear_with_update`] | `x·W + scale·(x·A)·B` | `x`, `x·A`, and the matrices as they are kept |
 //! | [`nll`], [`loss_and_gradient`] | head and cross-entropy, a chunk of logits at a time | nothing: the gradient comes at once |
 //!
 //! Spelled out in tensor operations, as in [`mod@reference`], each is half a dozen passes over memory, and on a CPU they run

@@ -13,6 +13,7 @@
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::backend::RowBackend;
 use crate::fused::takes;
@@ -24,6 +25,9 @@ pub const BLOCK: usize = 64;
 pub const WORDS: usize = 1 + BLOCK / CODES_PER_WORD;
 /// Codes in a word.
 pub(crate) const CODES_PER_WORD: usize = 8;
+
+/// Blocks that a task quantises: enough to be worth one.
+const BLOCKS_PER_TASK: usize = 512;
 
 /// What codes stand for (QLoRA, appendix E).
 pub const LEVELS: [f32; 16] = [
@@ -139,12 +143,15 @@ pub fn quantize(weight: &TensorData) -> Option<TensorData> {
     }
     let numbers = weight.as_slice::<f32>().expect("numbers in f32");
     let mut words = vec![0; numbers.len() / BLOCK * WORDS];
-    crate::flex::quantize(numbers, &mut words);
+    let blocks = words.as_chunks_mut::<WORDS>().0.par_iter_mut().zip(numbers.par_chunks(BLOCK));
+    blocks
+        .with_min_len(BLOCKS_PER_TASK)
+        .for_each(|(words, numbers)| quantize_block(numbers, words));
     Some(TensorData::new(words, [d_output, d_input / BLOCK * WORDS]))
 }
 
 /// The words of a block.
-pub(crate) fn quantize_block(numbers: &[f32], words: &mut [i32]) {
+fn quantize_block(numbers: &[f32], words: &mut [i32; WORDS]) {
     // Unlike `f32::max`, this keeps what is not a number.
     let largest = |largest: f32, x: &f32| match x.abs() {
         x if x > largest || x.is_nan() => x,

@@ -35,6 +35,7 @@ mod attach;
 mod trainable;
 mod names;
 mod role;
+mod room;
 mod parameters;
 mod storage;
 mod modules;
@@ -73,8 +74,9 @@ pub use longlora_kernels::{
 pub use mlp::Mlp;
 pub use parameters::{Selection, collect, restore};
 pub use pass::Pass;
+pub use room::with_room_for_weights;
 pub use sampling::{Sampling, SamplingError};
-pub use storage::{WeightStorage, with_room_for_weights};
+pub use storage::WeightStorage;
 pub use trainable::{Trainable, count_trainable};
 pub use weights::{
     MAX_SHARD_BYTES, load_pretrained, load_pretrained_as, load_weights, save_pretrained,

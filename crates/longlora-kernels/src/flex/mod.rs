@@ -20,7 +20,6 @@ use crate::updated::Updated;
 
 use cross_entropy::Problem;
 use linear::UpdateGradient;
-pub(crate) use nf4::quantize;
 
 /// Numbers that one task computes: enough to be worth a task, few enough to stay in cache.
 const CHUNK: usize = 1 << 15;

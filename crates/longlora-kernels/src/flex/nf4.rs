@@ -11,22 +11,11 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{CHUNK, tensor};
-use crate::nf4::{BLOCK, LEVELS, WORDS, quantize_block, width};
+use crate::nf4::{BLOCK, LEVELS, WORDS, width};
 
 /// What the two codes of a byte stand for.
 static PAIRS: LazyLock<[[f32; 2]; 256]> =
     LazyLock::new(|| std::array::from_fn(|byte| [LEVELS[byte >> 4], LEVELS[byte & 15]]));
-
-/// The blocks of numbers, all of them whole.
-pub(crate) fn quantize(numbers: &[f32], words: &mut [i32]) {
-    words.par_chunks_mut(CHUNK / BLOCK * WORDS).zip(numbers.par_chunks(CHUNK)).for_each(
-        |(words, numbers)| {
-            for (words, numbers) in words.chunks_exact_mut(WORDS).zip(numbers.chunks_exact(BLOCK)) {
-                quantize_block(numbers, words);
-            }
-        },
-    );
-}
 
 /// The matrix `[d_input, d_output]`, its columns contiguous.
 pub(super) fn dequantize(blocks: &IntTensor<Flex>) -> FloatTensor<Flex> {
