@@ -1,6 +1,6 @@
 //! The matrix of a linear layer, however it is kept.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 
 use crate::nf4::Nf4;
 
@@ -19,14 +19,6 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.dims(),
             Self::Nf4(weight) => weight.dims(),
-        }
-    }
-
-    /// Where it lies.
-    pub fn device(&self) -> Device {
-        match self {
-            Self::Dense(weight) => weight.device(),
-            Self::Nf4(weight) => weight.blocks().device(),
         }
     }
 
